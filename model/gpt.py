@@ -1,0 +1,115 @@
+"""The assembly: embedding, blocks, final norm, head; its loss, its start, its parameter groups.
+
+What: token ids in, for every position a score (logit) for each possible next token out. The head
+is the embedding transposed unless ``tied = false``: the same vectors that say what a token means
+also say how to recognise it (Press and Wolf 2017, arXiv:1608.05859). Cost per trained token: about
+6 floating-point operations per parameter, plus 12 x layers x width x T for attention.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.attention import KVCache
+from model.block import Block
+from model.config import ModelConfig
+from model.embeddings import Embedding, rotary_table
+from model.layers import Linear, Norm
+from model.loss import head_loss
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer.
+
+    ``compute_dtype`` is the type that branches compute in; weights stay float32. It is a setting
+    of the machine, not of the model: the same weights run in any.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int, seed: int = 0) -> None:
+        super().__init__()
+        self.config, self.vocab_size = config, vocab_size
+        self.compute_dtype = torch.float32
+        self.embedding = Embedding(vocab_size, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.final_norm = Norm(config.width, config.norm, config.bias)
+        self.head = None if config.tied else Linear(config.width, vocab_size, bias=False)
+        cos_TK, sin_TK = rotary_table(config.context, config.head_size, config.rope_base)
+        # recomputed from the config, so not part of what is saved
+        self.register_buffer("cos_TK", cos_TK, persistent=False)
+        self.register_buffer("sin_TK", sin_TK, persistent=False)
+        self._initialise(seed)
+
+    def _initialise(self, seed: int) -> None:
+        """GPT-2's start (Radford et al. 2019, section 2.3), drawn on the CPU on every device.
+
+        Normal with deviation 0.02; the two projections that write to the residual stream are
+        scaled by 1/sqrt(2 x layers), so that the sum of all branches starts at one scale whatever
+        the depth. Norms start at one, biases at zero.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        scaled = ("attention.out.weight", "feed_forward.down.weight")
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                continue
+            deviation = 0.02
+            if name.endswith(scaled):
+                deviation /= math.sqrt(2 * self.config.layers)
+                deviation *= not self.config.zero_init
+            with torch.no_grad():
+                parameter.normal_(0.0, 1.0, generator=generator).mul_(deviation)
+
+    def forward(self, ids_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits [B, T, V] in float32 for the token after each of ``ids_BT``.
+
+        With a cache, ``ids_BT`` continues the tokens that the cache has seen.
+        """
+        x_BTD = self._hidden(ids_BT, cache)
+        return F.linear(x_BTD, self.head_weight.to(x_BTD.dtype)).float()
+
+    def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """The sum over all tokens of -ln p(target), in nats.
+
+        A sum, not a mean: whoever slices a batch divides by the tokens of the whole of it.
+        """
+        x_BTD = self._hidden(ids_BT)
+        return head_loss(x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
+
+    def _hidden(self, ids_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+        past = cache.length if cache is not None else 0
+        time = ids_BT.shape[1]
+        if past + time > self.config.context:
+            raise ValueError(
+                f"{past + time} tokens exceed the context of {self.config.context}: "
+                "pass at most the last ones that fit"
+            )
+        dtype = self.compute_dtype
+        rotary = tuple(table[past : past + time].to(dtype) for table in (self.cos_TK, self.sin_TK))
+        x_BTD = F.dropout(self.embedding(ids_BT), self.config.dropout, self.training)
+        for layer, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, rotary, dtype, cache, layer)
+        if cache is not None:
+            cache.length = past + time
+        return self.final_norm(x_BTD, dtype)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[V, D]: the embedding itself if tied."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Named parameters by role: the blocks' ``matrices``, the ``tables``, the ``vectors``.
+
+        Matrices and tables (embedding, untied head) are decayed, vectors (norms, biases) are not:
+        pulling a norm's scale towards zero fights the norm itself.
+        """
+        groups: dict[str, dict[str, nn.Parameter]] = {"matrices": {}, "tables": {}, "vectors": {}}
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                groups["vectors"][name] = parameter
+            elif name.startswith("blocks."):
+                groups["matrices"][name] = parameter
+            else:
+                groups["tables"][name] = parameter
+        return groups

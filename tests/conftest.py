@@ -1,0 +1,16 @@
+"""What several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shakespeare() -> Path:
+    """The text TinyShakespeare (1.1 MB); tests that need it are skipped where it is not at hand."""
+    beside = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
+    path = Path(os.environ.get("IGNITE_TEST_CORPUS", beside))
+    if not path.is_file():
+        pytest.skip(f"no {path}; let IGNITE_TEST_CORPUS name a copy of TinyShakespeare")
+    return path
