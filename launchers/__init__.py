@@ -1,0 +1,1 @@
+"""Running the pipeline on machines that are not this one."""

@@ -1,0 +1,367 @@
+"""The command line: verbs for people and programs. Heavy libraries load only where they work."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import log, recipe, show
+from pipeline.engine import Engine, Planned, latest
+from pipeline.errors import Interrupted
+from pipeline.machine import Machine, duration
+from pipeline.recipe import Recipe
+from pipeline.redact import redacted
+from pipeline.stages import STAGES
+from pipeline.store import Store, explain
+
+EXIT_INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: the same command goes on
+NAMES = [stage.name for stage in STAGES]
+
+
+def recipe_options(command: Callable) -> Callable:
+    """Options that choose a recipe and the store; all verbs share them."""
+    for option in (
+        click.option(
+            "--store",
+            "store",
+            envvar="IGNITE_STORE",
+            default="artifacts",
+            show_default=True,
+            help="Directory of the store (or IGNITE_STORE).",
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change one setting, such as train.lr=3e-4. May be repeated.",
+        ),
+        click.option("--text-field", help="Field or column of jsonl and parquet with the text."),
+        click.option(
+            "--data",
+            help="tinyshakespeare, python-stdlib, or a file, directory, "
+            "glob or URL of text, jsonl or parquet.",
+        ),
+        click.option(
+            "--recipe",
+            "file",
+            type=click.Path(path_type=Path),
+            help="A TOML file laid over the size's recipe.",
+        ),
+        click.option("--size", help="tiny, small, medium or large."),
+    ):
+        command = option(command)
+    return command
+
+
+def machine_options(command: Callable) -> Callable:
+    """Options of the machine; they change how fast a run is, never what it trains."""
+    for option in (
+        click.option(
+            "--checkpoint-steps",
+            type=click.IntRange(0),
+            default=0,
+            help="Checkpoint every so many steps as well.",
+        ),
+        click.option(
+            "--checkpoint-every",
+            default="60s",
+            show_default=True,
+            help="Time between checkpoints, such as 90s, 5m, 1h30m.",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(0),
+            default=0,
+            help="CPU threads; 0 leaves the choice to torch.",
+        ),
+        click.option(
+            "--micro-batch",
+            type=click.IntRange(0),
+            default=0,
+            help="Sequences worked on at once; 0 is the whole batch.",
+        ),
+        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto"),
+        click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
+    ):
+        command = option(command)
+    return command
+
+
+def make_engine(
+    size: str | None,
+    file: Path | None,
+    data: str | None,
+    text_field: str | None,
+    settings: tuple[str, ...],
+    store: str,
+) -> Engine:
+    """The engine for the chosen recipe: without any choice, for the last run's."""
+    opened = Store(Path(store))
+    try:
+        chosen: Recipe | None = None
+        if not (size or file or data or text_field or settings):
+            chosen = latest(opened)
+        if chosen is None:
+            if text_field:
+                settings = (*settings, f"data.text_field={text_field}")
+            chosen = recipe.load(size, file, data, settings)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return Engine(opened, chosen)
+
+
+def make_machine(
+    device: str,
+    precision: str,
+    micro_batch: int,
+    threads: int,
+    checkpoint_every: str,
+    checkpoint_steps: int,
+) -> Machine:
+    try:
+        seconds = duration(checkpoint_every)
+    except ValueError as error:
+        raise click.UsageError(f"--checkpoint-every: {error}") from error
+    return Machine(device, precision, micro_batch, threads, seconds, checkpoint_steps)
+
+
+_MACHINE = ("device", "precision", "micro_batch", "threads", "checkpoint_every", "checkpoint_steps")
+
+
+def _split(options: dict[str, Any]) -> tuple[Engine, Machine]:
+    machine = {name: options.pop(name) for name in _MACHINE}
+    return make_engine(**options), make_machine(**machine)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="ignite-llm")
+def cli() -> None:
+    """Train a language model from raw text to samples, and never lose a step.
+
+    \b
+    pipeline run --size tiny --data tinyshakespeare     train, evaluate, sample
+    pipeline run                                        go on with the last run
+    pipeline status                                     how far is it?
+    pipeline explain train                              why does it run (again)?
+    pipeline generate --prompt "ROMEO:"                 write with the trained model
+    """
+
+
+@cli.command()
+@click.argument("stage", type=click.Choice(NAMES), default="sample", metavar="[STAGE]")
+@recipe_options
+@machine_options
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would run and why; run nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def run(stage: str, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Run every stage up to STAGE (all, if not given) that has no result yet.
+
+    \b
+    pipeline run                                  the last run's recipe, or tiny on python-stdlib
+    pipeline run --size small --data corpus.txt
+    pipeline run tokenizer --set tokenizer.vocab_size=4096 --data 'docs/**/*.md'
+    """
+    engine, machine = _split(options)
+    if dry_run:
+        _dry_run(engine, stage)
+        return
+    from pipeline import ui as user_interface
+
+    ui = user_interface.choose() if not as_json else user_interface.Ui(sys.stderr)
+    source = redacted(engine.recipe.data.source)
+    ui.say(f"{engine.recipe.size} on {source}, store {engine.store.root}")
+    try:
+        report = engine.run(stage, machine, ui, stop_on_signals(ui.note))
+    except Interrupted as interrupted:
+        ui.close()
+        command = redacted(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+        click.echo(f"stopped: {interrupted}. Go on with: {command}", err=True)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    finally:
+        ui.close()
+    if as_json:
+        click.echo(json.dumps(show.status(engine, [planned for planned, _, _ in report])))
+        return
+    if not any(ran for _, ran, _ in report):
+        ui.say("nothing to do: every stage has its result")
+    ui.say("\n" + show.summary(engine, report))
+
+
+def _dry_run(engine: Engine, upto: str) -> None:
+    for planned in engine.plan():
+        click.echo("\n".join(show.explain(engine, planned, show.other_logs(engine, planned))))
+        if planned.stage.name == upto:
+            break
+
+
+def stop_on_signals(note: Callable[[str], None]) -> Callable[[], bool]:
+    """Ctrl-C and SIGTERM set a flag that the work looks at; a second Ctrl-C ends it at once."""
+    asked = threading.Event()
+
+    def handle(number: int, _: Any) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+        os.write(2, b"\nstopping as soon as all is saved (Ctrl-C again: at once)\n")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    return asked.is_set
+
+
+@cli.command()
+@recipe_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(as_json: bool, **options: Any) -> None:
+    """Show every stage: done, running (with its progress), interrupted, to run or waiting."""
+    engine = make_engine(**options)
+    told = show.status(engine, engine.plan())
+    click.echo(json.dumps(told, indent=2) if as_json else show.status_text(told))
+
+
+@cli.command("explain")
+@click.argument("stage", type=click.Choice(NAMES))
+@recipe_options
+def explain_stage(stage: str, **options: Any) -> None:
+    """Say why STAGE is done or must run: what differs from the nearest earlier run of it.
+
+    \b
+    pipeline explain train
+    pipeline explain train --size tiny --set train.lr=1e-3
+    """
+    engine = make_engine(**options)
+    planned = _planned(engine, stage)
+    click.echo("\n".join(show.explain(engine, planned, show.other_logs(engine, planned))))
+
+
+@cli.command()
+def graph() -> None:
+    """Show which stage takes what from which."""
+    click.echo(show.graph())
+
+
+@cli.command("log")
+@click.argument("stage", type=click.Choice(NAMES))
+@recipe_options
+@click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON lines.")
+def log_stage(stage: str, as_json: bool, **options: Any) -> None:
+    """Tell the story of a stage: who claimed it, each checkpoint, its result."""
+    engine = make_engine(**options)
+    planned = _planned(engine, stage)
+    entries: tuple[log.Entry, ...] = planned.state.entries if planned.state else ()
+    if not entries:
+        click.echo(f"{stage} has never run with this recipe on {engine.store.root}", err=True)
+    for entry in entries:
+        click.echo(json.dumps(entry.body) if as_json else show.story(entry))
+
+
+@cli.command()
+def sizes() -> None:
+    """Show the four sizes and their exact parameter counts."""
+    vocabularies = {name: recipe.load(name).tokenizer.vocab_size for name in recipe.SIZES}
+    click.echo(show.sizes_text(vocabularies))
+
+
+@cli.command()
+@recipe_options
+@machine_options
+@click.option("--prompt", help="Write four samples of this; without it, show the run's own.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def sample(prompt: str | None, as_json: bool, **options: Any) -> None:
+    """Four samples from one prompt: greedy, temperature, top-k, top-p.
+
+    \b
+    pipeline sample
+    pipeline sample --prompt "ROMEO:"
+    """
+    engine, machine = _split(options)
+    if prompt is None:
+        told = show.load_json(engine, _planned(engine, "sample"), "samples.json")
+    else:
+        from pipeline.write import four
+
+        told = four(engine, machine, prompt)
+    click.echo(json.dumps(told) if as_json else show.samples_text(told))
+
+
+@cli.command()
+@recipe_options
+@machine_options
+@click.option("--prompt", default="", help="Text to go on from; nothing starts a new text.")
+@click.option("--tokens", type=click.IntRange(1), default=200, show_default=True)
+@click.option("--temperature", type=float, default=0.8, show_default=True, help="0 is greedy.")
+@click.option("--top-k", type=int, default=0, show_default=True, help="0 keeps every token.")
+@click.option("--top-p", type=float, default=0.95, show_default=True, help="1 keeps every token.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def generate(
+    prompt: str,
+    tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    **options: Any,
+) -> None:
+    """Write with the trained model, token by token.
+
+    \b
+    pipeline generate --prompt "ROMEO:"
+    pipeline generate --prompt "def " --temperature 0
+    """
+    from model.sampling import SamplerConfig
+    from pipeline.write import stream
+
+    engine, machine = _split(options)
+    sampler = SamplerConfig(temperature, top_k, top_p, seed)
+    click.echo(prompt, nl=False)
+    for text in stream(engine, machine, prompt, tokens, sampler):
+        click.echo(text, nl=False)
+        sys.stdout.flush()
+    click.echo()
+
+
+@cli.command()
+@recipe_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+)
+def report(output: Path, **options: Any) -> None:
+    """Write one self-contained HTML page: curves, metrics, samples, recipe, provenance."""
+    from pipeline.report import write_report
+
+    engine = make_engine(**options)
+    write_report(engine, output)
+    click.echo(f"wrote {output}")
+
+
+def _planned(engine: Engine, stage: str) -> Planned:
+    return next(planned for planned in engine.plan() if planned.stage.name == stage)
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one message, without a traceback."""
+    run_command(cli, "pipeline")
+
+
+def run_command(command: click.Group, name: str) -> None:
+    try:
+        command(prog_name=name, standalone_mode=True)
+    except (ValueError, OSError) as error:
+        if os.environ.get("IGNITE_DEBUG"):
+            raise
+        store_error = isinstance(error, OSError) and error.errno is not None
+        message = f"{error}" if not store_error else str(explain(error, Path(".")))
+        click.echo(f"error: {message}", err=True)
+        raise SystemExit(1) from None

@@ -1,0 +1,343 @@
+"""The engine: which stages are done, which must run, and running them so that nothing is lost.
+
+``plan`` goes through the stages in order. A stage whose inputs are known has a record and so a key;
+the key's log says whether there is a result. ``run`` claims the first stage without one, runs it,
+publishes its files as blobs and then appends the result, in this order: an entry never names bytes
+that are not there. A killed run leaves blobs that nobody names and a claim that others can tell is
+dead; the next ``run`` goes on from the newest checkpoint.
+"""
+
+import importlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline import gc, keys, log, sources
+from pipeline.beat import Beat, Watch, machine_id
+from pipeline.errors import Interrupted, Lost, StoreError
+from pipeline.log import Claim, Entry, State
+from pipeline.machine import Machine
+from pipeline.memo import Memo
+from pipeline.recipe import Recipe, from_tree
+from pipeline.redact import redacted
+from pipeline.stage import Context, Stage
+from pipeline.stages import STAGES
+from pipeline.store import Store
+from pipeline.ui import Ui
+
+LATEST = "ref/latest"  # the recipe of the last run, for verbs that are told none
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage with what is known of it now. ``key`` is None while an input is not made yet."""
+
+    stage: Stage
+    record: dict[str, Any] | None = None
+    key: str | None = None
+    state: State | None = None
+    missing: tuple[str, ...] = ()  # blobs of its result that are gone
+
+    @property
+    def result(self) -> Entry | None:
+        """The result, if all its bytes are there."""
+        return None if self.state is None or self.missing else self.state.result
+
+
+class Engine:
+    """The stages of one recipe on one store."""
+
+    def __init__(self, store: Store, recipe: Recipe) -> None:
+        self.store, self.recipe = store, recipe
+        self.memo = Memo(store.root / "cache" / "memo.json")
+
+    # planning
+
+    def plan(self, fetch: bool = False, progress: Any = None) -> list[Planned]:
+        """Every stage in order. With ``fetch`` a remote data source is downloaded if need be."""
+        planned: dict[str, Planned] = {}
+        for stage in STAGES:
+            planned[stage.name] = self._plan(stage, planned, fetch, progress)
+        self.memo.save() if self.store.root.exists() else None
+        return list(planned.values())
+
+    def _plan(
+        self, stage: Stage, earlier: dict[str, Planned], fetch: bool, progress: Any
+    ) -> Planned:
+        inputs = {}
+        if stage.source:
+            source = self._source_digest(fetch, progress)
+            if source is None:
+                return Planned(stage)
+            inputs["source"] = source
+        for name in stage.inputs:
+            upstream, file = name.split("/")
+            # digests of a result stay known when its bytes are gone: they can be made again
+            state = earlier[upstream].state
+            if state is None or state.result is None:
+                return Planned(stage)
+            inputs[name] = state.result.body["files"][file]["digest"]
+        code = {
+            unit: value[:16] for unit, value in keys.code_digests([stage.module], self.memo).items()
+        }
+        record = keys.record(
+            stage.name, stage.version, code, self.recipe.settings(stage.reads), inputs
+        )
+        key = keys.key(record)
+        state = log.read(self.store, key)
+        missing = (
+            ()
+            if state.result is None
+            else tuple(
+                blob
+                for blob, size in state.result.digests.items()
+                if not self.store.has(blob, size)
+            )
+        )
+        return Planned(stage, record, key, state, missing)
+
+    def source(self, fetch: bool, progress: Any = None) -> sources.Source:
+        return sources.resolve(
+            self.recipe.data.source, self.store.root, self.memo, fetch=fetch, progress=progress
+        )
+
+    def _source_digest(self, fetch: bool, progress: Any) -> str | None:
+        """The digest of the source, or what it was when it was last there.
+
+        A model stays usable after its text was moved away, and a finished run stays finished.
+        """
+        spec = self.recipe.data.source
+        place = redacted(spec) if "://" in spec else str(Path(spec).absolute())
+        remembered = f"ref/source/{keys.digest(place.encode())}"
+        try:
+            found = self.source(fetch, progress).digest
+        except ValueError:
+            data = self.store.read(remembered)
+            if data is None:
+                raise
+            return data.decode()
+        if fetch and found and self.store.read(remembered) != found.encode():
+            self.store.replace(remembered, found.encode())
+        return found
+
+    # reading results
+
+    def file(self, planned: Planned, name: str) -> Path:
+        """A verified file of a stage's result. Raises ValueError if there is no result yet."""
+        if planned.result is None:
+            raise ValueError(f"{planned.stage.name} has no result yet: run `pipeline run` first")
+        return self.store.blob(planned.result.body["files"][name]["digest"])
+
+    # running
+
+    def run(
+        self, upto: str, machine: Machine, ui: Ui, stopping: Callable[[], bool]
+    ) -> list[tuple[Planned, bool, float]]:
+        """Bring every stage up to ``upto`` to a result; returns (stage, ran here, seconds) of each.
+
+        Raises Interrupted when ``stopping()`` becomes true, ValueError for what the user can mend.
+        """
+        done: dict[str, Planned] = {}
+        report = []
+        self.remember()
+        for stage in STAGES:
+            start = time.monotonic()
+            planned = self._plan(stage, done, True, ui.fetching(stage.name, stopping))
+            ran = False
+            if planned.result is None:
+                planned, ran = self._bring_about(planned, done, machine, ui, stopping)
+            done[stage.name] = planned
+            report.append((planned, ran, time.monotonic() - start))
+            ui.stage_done(planned, ran)
+            if stage.name == upto:
+                break
+        if self.store.root.exists():
+            self.memo.save()
+        return report
+
+    def remember(self) -> None:
+        """Make this recipe the one that verbs without options speak of."""
+        tree = self.recipe.tree()
+        tree["data"]["source"] = redacted(tree["data"]["source"])
+        data = keys.canonical(tree)
+        if self.store.read(LATEST) != data:
+            self.store.replace(LATEST, data)
+
+    def _bring_about(
+        self,
+        planned: Planned,
+        done: dict[str, Planned],
+        machine: Machine,
+        ui: Ui,
+        stopping: Callable[[], bool],
+    ) -> tuple[Planned, bool]:
+        """Run the stage here, or wait for whoever runs it; says which."""
+        assert planned.key is not None
+        self.store.sweep()
+        ran = False
+        while True:
+            state = log.read(self.store, planned.key)
+            planned = Planned(planned.stage, planned.record, planned.key, state)
+            gone = (
+                []
+                if state.result is None
+                else [
+                    blob
+                    for blob, size in state.result.digests.items()
+                    if not self.store.has(blob, size)
+                ]
+            )
+            if state.result is not None and not gone:
+                return planned, ran
+            if state.owner is not None and self._follow(planned, ui, stopping):
+                continue
+            try:
+                self._work(planned, gone, done, machine, ui, stopping)
+                ran = True
+            except Lost:
+                ui.note(f"{planned.stage.name}: another process works on this stage now")
+
+    def _follow(self, planned: Planned, ui: Ui, stopping: Callable[[], bool]) -> bool:
+        """Wait while the owner lives; False once it is dead, True once the log has moved on."""
+        assert planned.state is not None and planned.state.owner is not None
+        owner, seen = planned.state.owner, len(planned.state.entries)
+        watch = Watch(self.store, planned.key or "", owner)
+        told = False
+        while watch.alive():
+            if not told:
+                ui.following(planned.stage.name, owner)
+                told = True
+            if stopping():
+                raise Interrupted(f"{planned.stage.name} goes on in the other process")
+            ui.other_progress(planned.stage.name, watch.progress())
+            time.sleep(0.5)
+            if len(self.store.names(f"log/{planned.key}")) > seen:
+                return True
+        return False
+
+    def _work(
+        self,
+        planned: Planned,
+        gone: list[str],
+        done: dict[str, Planned],
+        machine: Machine,
+        ui: Ui,
+        stopping: Callable[[], bool],
+    ) -> None:
+        """Claim, run, publish. Raises Lost if the claim went to another process."""
+        key, state, stage = planned.key, planned.state, planned.stage
+        assert key is not None and state is not None
+        with Beat(self.store, key) as beat, self.store.scratch() as out:
+            claim = Claim.take(
+                self.store,
+                key,
+                state,
+                beat.owner,
+                {
+                    "machine_id": machine_id(),
+                    "machine": asdict(machine),
+                    **({} if state.record else {"record": planned.record}),
+                },
+            )
+            try:
+                if gone and state.result:
+                    claim.append(
+                        "retire",
+                        {
+                            "positions": [state.result.position],
+                            "why": f"blob {gone[0][:12]} was missing",
+                        },
+                    )
+                restored = self._restore(claim, state, ui)
+                inputs = {name: self._input(name, done) for name in stage.inputs}
+                ui.stage_started(stage, restored[0] if restored else None)
+                context = Context(
+                    recipe=self.recipe,
+                    machine=machine,
+                    inputs=inputs,
+                    out=out,
+                    source=self.source(True) if stage.source else None,
+                    restored=restored[1] if restored else None,
+                    stopping=stopping,
+                    show=_shower(ui, stage.name, beat),
+                    save=self._saver(claim),
+                )
+                start = time.monotonic()
+                metrics = importlib.import_module(stage.module).run(context)
+                claim.append(
+                    "result",
+                    {
+                        "files": self._publish(sorted(out.iterdir())),
+                        "metrics": metrics,
+                        "seconds": round(time.monotonic() - start, 3),
+                    },
+                )
+            except Lost:
+                raise
+            except BaseException as error:
+                claim.release(type(error).__name__)
+                raise
+            gc.prune(self.store, key)
+
+    def _input(self, name: str, done: dict[str, Planned]) -> Path:
+        upstream, file = name.split("/")
+        return self.file(done[upstream], file)
+
+    def _restore(self, claim: Claim, state: State, ui: Ui) -> tuple[int, dict[str, Path]] | None:
+        """(step, files) of the newest checkpoint that is whole; damaged ones are retired."""
+        for entry in reversed(state.checkpoints):
+            try:
+                files = {
+                    name: self.store.blob(item["digest"])
+                    for name, item in entry.body["files"].items()
+                }
+                return entry.body["step"], files
+            except StoreError as error:
+                ui.note(f"the checkpoint of step {entry.body['step']} is no use: {error}")
+                claim.append("retire", {"positions": [entry.position], "why": str(error)})
+        return None
+
+    def _publish(self, files: list[Path]) -> dict[str, dict[str, Any]]:
+        """Move files into the store as blobs: name -> digest and size."""
+        published = {}
+        for file in files:
+            size = file.stat().st_size
+            published[file.name] = {"digest": self.store.put(file), "size": size}
+        return published
+
+    def _saver(self, claim: Claim) -> Callable[[int, list[Path]], None]:
+        def save(step: int, files: list[Path]) -> None:
+            claim.append("checkpoint", {"step": step, "files": self._publish(files)})
+            gc.prune(self.store, claim.key)
+
+        return save
+
+
+def _shower(ui: Ui, stage: str, beat: Beat) -> Callable[..., None]:
+    """Progress goes to the user here and, through the beat, to everybody who asks elsewhere."""
+
+    def show(done: int, total: int | None, unit: str, shown: dict[str, str]) -> None:
+        beat.progress = {"done": done, "total": total, "unit": unit, **shown}
+        ui.progress(stage, done, total, unit, shown)
+
+    return show
+
+
+def latest(store: Store) -> Recipe | None:
+    """The recipe of the last run on this store; None if there is none that can be read."""
+    data = store.read(LATEST)
+    if data is None:
+        return None
+    try:
+        return from_tree(json.loads(data))
+    except (ValueError, KeyError, TypeError):
+        return None  # written by another version: as if there were none
+
+
+def age(at: str) -> float:
+    """Seconds since an entry's time; for people only, no decision rests on it."""
+    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()

@@ -1,0 +1,1 @@
+"""One TOML file a size: what its recipe adds to the defaults in recipe.py and model/config.py."""

@@ -1,0 +1,177 @@
+"""Find the weights: the training loop with what makes it survive.
+
+Out: ``weights.safetensors`` (the last step's), ``best.safetensors`` (those with the lowest
+validation loss seen, kept apart and never reported without saying so) and ``history.json`` (the
+loss of every step and every look at the validation split).
+
+A checkpoint holds the trainer's whole state, the history and the best weights. The data position is
+not in it: batches are a function of the step. That makes a killed and resumed run end with the same
+bytes as an uninterrupted one, on the same kind of device.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.batches import Batches
+from model.evaluate import score
+from model.gpt import GPT
+from model.trainer import StepReport, Trainer
+from pipeline.errors import Interrupted
+from pipeline.machine import resolve_device, resolve_precision
+from pipeline.stage import Context
+from pipeline.tokens import open_tokens
+
+# a look at the validation split while training reads at most this many tokens of it
+_GLANCE = 1 << 16
+
+
+def run(context: Context) -> dict[str, object]:
+    """The stage; see the module docstring."""
+    tokens = json.loads(context.inputs["encode/tokens.json"].read_text(encoding="utf-8"))
+    machine = context.machine
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    device = resolve_device(machine.device)
+    model = build_model(context, tokens["vocab_size"])
+    model.compute_dtype = resolve_precision(machine.precision, device)
+    train = context.recipe.train
+    stream = open_tokens(context.inputs["encode/train.tokens"], tokens["vocab_size"])
+    trainer = Trainer(
+        model,
+        train,
+        Batches(stream, model.config.context, train.batch, train.seed),
+        micro_batch=machine.micro_batch or train.batch,
+        device=device,
+    )
+    validation = open_tokens(context.inputs["encode/validation.tokens"], tokens["vocab_size"])
+    loop = Loop(context, trainer, validation, tokens)
+    return loop.run()
+
+
+def build_model(context: Context, vocab_size: int) -> GPT:
+    """The recipe's model at its start."""
+    return GPT(context.recipe.model, vocab_size, seed=context.recipe.train.seed)
+
+
+class Loop:
+    """Steps until the recipe's number of steps; looks, shows and saves on the way."""
+
+    def __init__(
+        self, context: Context, trainer: Trainer, validation: np.ndarray, tokens: dict[str, int]
+    ) -> None:
+        self.context, self.trainer, self.validation = context, trainer, validation
+        self.train = context.recipe.train
+        self.bytes_per_token = tokens["validation_bytes"] / tokens["validation_tokens"]
+        self.losses: list[float] = []
+        self.looks: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] = {}
+        self.saved_at = self.started_at = time.monotonic()
+        if context.restored:
+            self._restore(context.restored)
+        self.started_from = trainer.step
+
+    def run(self) -> dict[str, object]:
+        while self.trainer.step < self.train.steps:
+            report = self.trainer.run_step()
+            self.losses.append(report.loss)
+            if report.step % self.train.eval_every == 0 or report.step == self.train.steps:
+                self._look(report.step)
+            self._show(report)
+            if self.context.stopping():
+                self._checkpoint()
+                raise Interrupted(f"checkpoint written at step {report.step}")
+            if self._checkpoint_due(report.step):
+                self._checkpoint()
+        return self._finish()
+
+    def _look(self, step: int) -> None:
+        """Score the start of the validation split; remember the weights if they are the best."""
+        context = self.trainer.model.config.context
+        measured = score(self.trainer.model, self.validation[:_GLANCE], stride=context)
+        if not self.looks or measured.loss < min(look["loss"] for look in self.looks):
+            self.best = self._weights()
+        self.looks.append({"step": step, "loss": measured.loss})
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {
+            name: parameter.detach().to("cpu", copy=True)
+            for name, parameter in self.trainer.model.named_parameters()
+        }
+
+    def _show(self, report: StepReport) -> None:
+        elapsed = time.monotonic() - self.started_at
+        tokens = self.train.batch * self.trainer.model.config.context
+        shown = {
+            "loss": f"{report.loss:.4f}",
+            "tokens/s": f"{(report.step - self.started_from) * tokens / elapsed:,.0f}",
+        }
+        if self.looks:
+            loss = self.looks[-1]["loss"]
+            shown["validation perplexity"] = f"{np.exp(loss):.2f}"
+            shown["bits per byte"] = f"{loss / np.log(2) / self.bytes_per_token:.4f}"
+        shown["next"] = self._next(report.step)
+        self.context.show(report.step, self.train.steps, "steps", shown)
+
+    def _next(self, step: int) -> str:
+        look = (step // self.train.eval_every + 1) * self.train.eval_every
+        wait = self.context.machine.checkpoint_seconds - (time.monotonic() - self.saved_at)
+        then = f"validation at step {look}" if look < self.train.steps else "evaluate"
+        return f"checkpoint in {max(0, wait):.0f} s, {then}"
+
+    def _checkpoint_due(self, step: int) -> bool:
+        machine = self.context.machine
+        by_step = machine.checkpoint_steps and step % machine.checkpoint_steps == 0
+        by_time = time.monotonic() - self.saved_at >= machine.checkpoint_seconds
+        return step < self.train.steps and bool(by_step or by_time)
+
+    def _checkpoint(self) -> None:
+        out = self.context.out
+        state = {name: value.cpu() for name, value in self.trainer.state().items()}
+        save_file(state, out / "state.safetensors")
+        self._write_history(out / "history.json")
+        files = [out / "state.safetensors", out / "history.json"]
+        if self.best:
+            save_file(self.best, out / "best.safetensors")
+            files.append(out / "best.safetensors")
+        self.context.checkpoint(self.trainer.step, files)
+        self.saved_at = time.monotonic()
+
+    def _restore(self, files: dict[str, Path]) -> None:
+        self.trainer.load(load_file(files["state.safetensors"]))
+        history = json.loads(files["history.json"].read_text(encoding="utf-8"))
+        self.losses, self.looks = history["losses"], history["validation"]
+        if "best.safetensors" in files:
+            self.best = load_file(files["best.safetensors"])
+
+    def _write_history(self, path: Path) -> None:
+        history = {"losses": self.losses, "validation": self.looks}
+        path.write_text(json.dumps(history) + "\n", encoding="utf-8")
+
+    def _finish(self) -> dict[str, object]:
+        out = self.context.out
+        save_file(self._weights(), out / "weights.safetensors")
+        save_file(self.best, out / "best.safetensors")
+        self._write_history(out / "history.json")
+        model, elapsed = self.trainer.model, time.monotonic() - self.started_at
+        steps = self.trainer.step - self.started_from
+        tokens = self.train.batch * model.config.context
+        best = min(self.looks, key=lambda look: look["loss"])
+        return {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "steps": self.trainer.step,
+            "train_loss": self.losses[-1],
+            "validation_loss": self.looks[-1]["loss"],
+            "best_step": best["step"],
+            "best_validation_loss": best["loss"],
+            "tokens_per_second": round(steps * tokens / elapsed) if steps else None,
+            "device": str(self.trainer.device),
+            "precision": str(model.compute_dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }

@@ -1,0 +1,49 @@
+"""Writing with a trained model, for the verbs ``sample`` and ``generate``."""
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from model.bpe import Tokenizer
+from model.generate import generate
+from model.gpt import GPT
+from model.sampling import SamplerConfig
+from pipeline.engine import Engine
+from pipeline.machine import Machine
+from pipeline.stages.sample import four_samples
+from pipeline.weights import load_model
+
+
+def load(engine: Engine, machine: Machine) -> tuple[GPT, Tokenizer]:
+    """The last weights and the tokenizer of the engine's recipe. Raises ValueError if untrained."""
+    planned = {item.stage.name: item for item in engine.plan()}
+    tokenizer = Tokenizer.load(engine.file(planned["tokenizer"], "tokenizer.json"))
+    weights = engine.file(planned["train"], "weights.safetensors")
+    return load_model(engine.recipe, tokenizer.vocab_size, weights, machine), tokenizer
+
+
+def four(engine: Engine, machine: Machine, prompt: str) -> dict[str, Any]:
+    """Four samples of a prompt, as the stage ``sample`` writes them."""
+    model, tokenizer = load(engine, machine)
+    settings = replace(engine.recipe.sample, prompt=prompt)
+    samples = four_samples(model, tokenizer, prompt, settings, lambda done, total: None)
+    return {"prompt": prompt, "samples": samples}
+
+
+def stream(
+    engine: Engine, machine: Machine, prompt: str, tokens: int, sampler: SamplerConfig
+) -> Iterator[str]:
+    """The text after a prompt, piece by piece; a character that spans tokens comes out whole."""
+    model, tokenizer = load(engine, machine)
+    characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    stop = tokenizer.end_of_text
+    for new_id in generate(
+        model,
+        [stop, *tokenizer.encode(prompt)],
+        max_tokens=tokens,
+        sampler=sampler,
+        stop_id=stop,
+    ):
+        yield characters.decode(tokenizer.decode_bytes([new_id]))
+    yield characters.decode(b"", final=True)
