@@ -3,10 +3,11 @@
 What: every token asks (query), offers (key) and hands over (value); a softmax over the offers of
 all earlier tokens mixes their values (Vaswani et al. 2017, arXiv:1706.03762, section 3.2). Heads do
 this side by side on slices of the width. Why causal: a token must not see what it is asked to
-predict. Cost: 4 D^2 parameters; time grows with T^2, memory with T, because the scores are never
-stored as a whole (``scaled_dot_product_attention`` works block by block).
+predict. Cost: 4 D^2 parameters; time grows with T^2. Written out (``attention``) memory does, too;
+fused into one kernel that works block by block (``fused_attention``) it grows with T alone.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +55,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads, self.dropout = config.heads, config.dropout
+        self.heads, self.dropout = config.heads, config.attention_dropout
         # one product for queries, keys and values: [q heads | k heads | v heads]
         self.qkv = Linear(config.width, 3 * config.width, config.bias)
         self.out = Linear(config.width, config.width, config.bias)
@@ -83,19 +84,43 @@ class Attention(nn.Module):
         if cache is not None:
             past = cache.length
             k_BHTK, v_BHTK = cache.append(layer, k_BHTK, v_BHTK)
-        y_BHTK = F.scaled_dot_product_attention(
-            q_BHTK,
-            k_BHTK,
-            v_BHTK,
-            attn_mask=_causal_mask(time, past, x_BTD.device) if past and time > 1 else None,
-            dropout_p=self.dropout if self.training else 0.0,
-            # one new token may read everything: it needs no mask
-            is_causal=past == 0 and time > 1,
-        )
+        dropout = self.dropout if self.training else 0.0
+        attend = fused_attention
+        if x_BTD.is_cpu and x_BTD.dtype == torch.bfloat16 and time <= 512 and not dropout:
+            # torch's fused kernel takes 2 to 5 times as long there (bench/attention.py)
+            attend = attention
+        y_BHTK = attend(q_BHTK, k_BHTK, v_BHTK, past, dropout)
         return self.out(y_BHTK.transpose(1, 2).reshape(batch, time, width))
 
 
-def _causal_mask(time: int, past: int, device: torch.device) -> Tensor:
-    """True where new token i may read position j: j <= past + i."""
-    ones = torch.ones(time, past + time, dtype=torch.bool, device=device)
-    return ones.tril(diagonal=past)
+def attention(
+    q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, past: int = 0, dropout: float = 0.0
+) -> Tensor:
+    """softmax(q k^T / sqrt(K) + mask) v, written out: [B, H, T, K], the lesson and the oracle.
+
+    New token i (of T) may read position j (of S = past + T) if j <= past + i; all else gets minus
+    infinity, of which softmax makes zero. sqrt(K) keeps the scores of random vectors at deviation
+    one whatever the size of a head, so that softmax starts neither flat nor saturated.
+    """
+    batch, heads, time, size = q_BHTK.shape
+    q_NTK, k_NSK, v_NSK = (x.flatten(0, 1) for x in (q_BHTK, k_BHSK, v_BHSK))
+    mask_TS = q_NTK.new_full((time, past + time), -math.inf).triu(past + 1)
+    scores_NTS = torch.baddbmm(mask_TS, q_NTK, k_NSK.mT, alpha=size**-0.5)
+    weights_NTS = F.dropout(scores_NTS.softmax(dim=-1), dropout)
+    return (weights_NTS @ v_NSK).view(batch, heads, time, size)
+
+
+def fused_attention(
+    q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, past: int = 0, dropout: float = 0.0
+) -> Tensor:
+    """The same in one kernel that never holds all scores (Dao et al. 2022, arXiv:2205.14135)."""
+    time = q_BHTK.shape[2]
+    mask_TS = None
+    if past and time > 1:
+        ones_TS = torch.ones(time, past + time, dtype=torch.bool, device=q_BHTK.device)
+        mask_TS = ones_TS.tril(diagonal=past)
+    # the kernel's own causal mask is for past = 0; one token alone may read everything
+    causal = past == 0 and time > 1
+    return F.scaled_dot_product_attention(
+        q_BHTK, k_BHSK, v_BHSK, attn_mask=mask_TS, dropout_p=dropout, is_causal=causal
+    )

@@ -22,7 +22,8 @@ class ModelConfig:
     heads: int
     feed_forward: int  # F: the hidden layer of each block's two-layer network
     context: int  # T: tokens that attention can see
-    dropout: float = 0.0
+    dropout: float = 0.0  # of embeddings and of what each branch adds to the stream
+    attention_dropout: float = 0.0  # of attention weights; needs them all in memory, so it is slow
     norm: str = "layernorm"  # or "rmsnorm"
     bias: bool = True  # in linear layers and LayerNorm
     qk_norm: bool = False  # normalise queries and keys per head before they meet
@@ -45,7 +46,9 @@ class ModelConfig:
             self.heads,
             "such that width / heads is even: rotary positions turn pairs of channels",
         )
-        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
+        for name in ("dropout", "attention_dropout"):
+            rate = getattr(self, name)
+            _require(0 <= rate < 1, f"model.{name}", rate, "in [0, 1)")
         _require(
             self.norm in ("layernorm", "rmsnorm"), "model.norm", self.norm, "layernorm or rmsnorm"
         )

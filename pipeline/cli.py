@@ -86,7 +86,7 @@ def machine_options(command: Callable) -> Callable:
             "--micro-batch",
             type=click.IntRange(0),
             default=0,
-            help="Sequences worked on at once; 0 is the whole batch.",
+            help="Sequences worked on at once; 0: as many as are 16,384 tokens.",
         ),
         click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto"),
         click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),

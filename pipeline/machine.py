@@ -14,7 +14,7 @@ class Machine:
 
     device: str = "auto"
     precision: str = "auto"
-    micro_batch: int = 0  # sequences worked on at once; 0: the whole batch
+    micro_batch: int = 0  # sequences worked on at once; 0: as many as are 16,384 tokens
     threads: int = 0  # CPU threads of torch; 0: torch's own choice
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int = 0  # additionally every so many steps; 0: by time alone

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from pipeline.errors import Interrupted
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.live import Live
 
 _PLAIN_EVERY = 10.0  # seconds between plain progress lines
 
@@ -29,10 +29,6 @@ def human_seconds(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def _amount(count: float, unit: str) -> str:
-    return human_bytes(count) if unit == "B" else f"{count:,.0f} {unit}"
 
 
 class Ui:
@@ -67,17 +63,25 @@ class Ui:
             self.say(f"  {self.line(done, total, unit, shown)}")
 
     def line(self, done: float, total: float | None, unit: str, shown: dict[str, str]) -> str:
-        """``steps 400/1,200, 5.1 steps/s, ETA 2:37, loss 3.1`` and so on."""
+        """``400 of 1,200 steps, 5.1 steps/s, ETA 2:37, loss 3.1`` and so on."""
         rate = (done - self.first) / max(time.monotonic() - self.started, 1e-9)
-        parts = [_amount(done, unit) + (f" of {_amount(total, unit)}" if total else "")]
-        parts.append(f"{human_bytes(rate)}/s" if unit == "B" else f"{rate:,.1f} {unit}/s")
+        if unit == "B":
+            amount = human_bytes(done) + (f" of {human_bytes(total)}" if total else "")
+            parts = [amount, f"{human_bytes(rate)}/s"]
+        else:
+            parts = [f"{done:,.0f} of {total:,.0f} {unit}" if total else f"{done:,.0f} {unit}"]
+            parts.append(f"{rate:,.1f} {unit}/s")
         if total and rate:
             parts.append(f"ETA {human_seconds((total - done) / rate)}")
-        parts += [
-            f"{name} {value}" if name != "tokens/s" else f"{value} tokens/s"
-            for name, value in shown.items()
-        ]
-        return ", ".join(parts)
+        return ", ".join(parts + ([self.details(shown)] if shown else []))
+
+    @staticmethod
+    def details(shown: dict[str, str]) -> str:
+        """``loss 3.1, 24,000 tokens/s, next: checkpoint in 12 s``."""
+        forms = {"tokens/s": "{} tokens/s", "next": "next: {}"}
+        return ", ".join(
+            forms.get(name, f"{name} {{}}").format(value) for name, value in shown.items()
+        )
 
     def stage_done(self, planned: Any, ran: bool) -> None:
         """A stage has a result; ``ran`` says whether it was made just now."""
@@ -112,15 +116,15 @@ class Ui:
 
 
 class LiveUi(Ui):
-    """A bar with rate and time left, and a line below it with what the stage shows."""
+    """A bar with rate and time left, and below it what the stage shows."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bar: Progress | None = None
+        self.live: Live | None = None
 
     def say(self, text: str) -> None:
-        if self.bar is not None:
-            self.bar.console.print(text, markup=False, highlight=False)
+        if self.live is not None:
+            self.live.console.print(text, markup=False, highlight=False)
         else:
             super().say(text)
 
@@ -129,24 +133,37 @@ class LiveUi(Ui):
     def progress(
         self, stage: str, done: float, total: float | None, unit: str, shown: dict[str, str]
     ) -> None:
-        if self.bar is None:
+        from rich.console import Group
+        from rich.text import Text
+
+        if self.live is None:
             self._open()
-        assert self.bar is not None
-        line = self.line(done, total, unit, shown)
-        self.bar.update(self.task, description=stage, completed=done, total=total, line=line)
+        assert self.live is not None
+        self.bar.update(
+            self.task,
+            description=stage,
+            completed=done,
+            total=total,
+            line=self.line(done, total, unit, {}),
+        )
+        upcoming = {"next": shown["next"]} if "next" in shown else {}
+        now = {name: value for name, value in shown.items() if name not in upcoming}
+        details = [Text(f"  {self.details(part)}", style="dim") for part in (now, upcoming) if part]
+        self.live.update(Group(self.bar, *details))
 
     def _open(self) -> None:
+        from rich.live import Live
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=20),
             TaskProgressColumn(),
             TextColumn("{task.fields[line]}"),
-            transient=True,
         )
         self.task = self.bar.add_task("", line="")
-        self.bar.start()
+        self.live = Live(self.bar, transient=True, refresh_per_second=8)
+        self.live.start()
 
     def _reset(self, first: float = 0.0) -> None:
         super()._reset(first)
@@ -156,9 +173,9 @@ class LiveUi(Ui):
         self.close()
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
 
 
 def choose(out: TextIO = sys.stdout) -> Ui:

@@ -105,10 +105,10 @@ def test_explain_names_the_setting_with_both_values(finished, corpus):
         ("model/attention.py", "# one product for queries", "# a single product for", [], ""),
         (
             "model/attention.py",
-            "is_causal=past == 0 and time > 1",
-            "is_causal=time > 1 and past == 0",
+            "causal = past == 0 and time > 1",
+            "causal = time > 1 and past == 0",
             ["train", "evaluate", "sample"],
-            "model/attention.py Attention.forward",
+            "model/attention.py fused_attention",
         ),
     ],
 )

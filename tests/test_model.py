@@ -16,7 +16,7 @@ from transformers import (
     PersimmonForCausalLM,
 )
 
-from model.attention import KVCache
+from model.attention import KVCache, attention, fused_attention
 from model.config import SIZES, ModelConfig
 from model.gpt import GPT
 
@@ -336,3 +336,14 @@ def test_dropout_acts_in_training_alone() -> None:
 def test_impossible_shapes_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SHAPES["flat"], **wrong)
+
+
+@pytest.mark.parametrize(("past", "time"), [(0, 7), (3, 1), (5, 4), (0, 1)])
+def test_fused_attention_is_attention(past: int, time: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q_BHTK, k_BHSK, v_BHSK = (
+        torch.randn(2, 3, length, 8, generator=generator)
+        for length in (time, past + time, past + time)
+    )
+    written_out = attention(q_BHTK, k_BHSK, v_BHSK, past)
+    torch.testing.assert_close(fused_attention(q_BHTK, k_BHSK, v_BHSK, past), written_out)

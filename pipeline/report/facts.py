@@ -1,19 +1,20 @@
 """What the report tells, read from the store and verified before a word is written."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline import recipe, show
 from pipeline.engine import Engine, Planned
 from pipeline.recipe import Recipe
+from pipeline.redact import redacted
 
 
 @dataclass(frozen=True)
 class Facts:
     """All about one run."""
 
-    recipe: Recipe
+    recipe: Recipe  # without the secrets that a source's URL may hold: pages are passed around
     defaults: Recipe  # the size's own recipe
     plan: dict[str, Planned]
     told: dict[str, dict[str, Any]]  # stage -> its state as ``pipeline status --json`` says it
@@ -36,13 +37,14 @@ def gather(engine: Engine) -> Facts:
     plan = {planned.stage.name: planned for planned in engine.plan()}
     history = _history(engine, plan["train"])
     if history is None and all(planned.result is None for planned in plan.values()):
+        source = redacted(engine.recipe.data.source)
         raise ValueError(
-            f"there is nothing to report yet: {engine.recipe.size} on {engine.recipe.data.source} "
-            f"has no results in the store {engine.store.root}. Run `pipeline run` first"
+            f"there is nothing to report yet: {engine.recipe.size} on {source} has no results in "
+            f"the store {engine.store.root}. Run `pipeline run` first"
         )
-    sample = plan["sample"]
+    sample, data = plan["sample"], engine.recipe.data
     return Facts(
-        recipe=engine.recipe,
+        recipe=replace(engine.recipe, data=replace(data, source=redacted(data.source))),
         defaults=recipe.load(engine.recipe.size),
         plan=plan,
         told=show.status(engine, list(plan.values()))["stages"],

@@ -30,7 +30,7 @@ def join(*children: object) -> Html:
     return Html("".join(escaped(child) for child in children))
 
 
-def tag(name: str, *children: object, **attributes: str) -> Html:
+def tag(name: str, /, *children: object, **attributes: str) -> Html:
     """An element. ``class_`` stands for the attribute ``class``, ``aria_label`` for aria-label."""
     shown = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escaped(value)}"'

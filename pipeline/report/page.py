@@ -16,7 +16,8 @@ from pipeline.ui import human_bytes, human_seconds
 
 def page(facts: Facts) -> str:
     """The whole document."""
-    name = f"{facts.recipe.size} on {facts.recipe.data.source}"
+    source = Path(facts.recipe.data.source)
+    name = f"{facts.recipe.size} on {source.name if source.is_absolute() else source}"
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     viewport = "width=device-width, initial-scale=1"
     head = tag(
@@ -79,7 +80,7 @@ def unfinished(facts: Facts) -> Html:
     ]
     return tag(
         "aside",
-        tag("p", tag("b", "This run is not finished."), " The page shows it as far as it is. "),
+        tag("p", tag("b", "This run is not finished."), " This page shows it as far as it is."),
         tag("ul", *missing),
         tag("p", "Go on with ", tag("code", command(facts.recipe, facts.defaults))),
         role="note",
@@ -113,14 +114,21 @@ def training(facts: Facts) -> Html:
         best = min(looks, key=lambda look: look["loss"])
         rows["last validation loss"] = f"{looks[-1]['loss']:.4f}"
         rows["best validation loss"] = f"{best['loss']:.4f} at step {best['step']:,}"
+    if trained := facts.metrics("train"):
+        rows["computed on"] = (
+            f"{trained['device']} in {trained['precision']}, CPU threads {trained['threads']}, "
+            f"torch {trained['torch']}"
+        )
+        if speed := trained["tokens_per_second"]:
+            rows["speed"] = f"{speed:,} tokens per second"
     return tag(
         "section",
         tag("h2", "Training"),
         tag("figure", Html(curves(facts.history, train.steps, bits))),
         tag(
             "p",
-            "Validation losses here are glances at the beginning of the validation split; the "
-            "numbers above are of all of it.",
+            "Validation losses are quick looks at the beginning of the validation split, in "
+            "disjoint windows. They differ a little from a measurement of all of it.",
             class_="quiet",
         ),
         _facts(rows),
@@ -133,8 +141,11 @@ def samples(facts: Facts) -> Html:
         return Html("")
     prompt, parts = facts.samples["prompt"], []
     for sample in facts.samples["samples"]:
-        rest = [f"{key.replace('_', '-')} {value}" for key, value in sample.items()]
-        settings = ", ".join(rest[1:-1])  # between the method and the text
+        settings = ", ".join(
+            f"{key.replace('_', '-')} {value}"
+            for key, value in sample.items()
+            if key not in ("method", "text")
+        )
         parts.append(tag("h3", sample["method"], " ", tag("small", settings)))
         parts.append(tag("pre", tag("b", prompt), sample["text"]))
     return tag("section", tag("h2", "Samples"), *parts)
@@ -205,12 +216,13 @@ def recipe(facts: Facts) -> Html:
         tag("h2", "Recipe"),
         tag("p", "Marked is what differs from the defaults of ", tag("b", facts.recipe.size), "."),
         tag("div", *tables, class_="columns"),
+        tag("p", "The command for all of it:"),
         tag("pre", command(facts.recipe, facts.defaults)),
     )
 
 
 def _shown(value: Any) -> str:
-    return "(empty)" if value == "" else str(value)
+    return value or "(empty)" if isinstance(value, str) else json.dumps(value)
 
 
 def command(own: Recipe, standard: Recipe) -> str:

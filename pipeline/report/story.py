@@ -19,7 +19,8 @@ def provenance(facts: Facts) -> Html:
             continue
         assert planned.record is not None and planned.key is not None
         rows = {**_origin(planned.record), **_counts(planned.state.entries)}
-        rows |= {key.replace("_", " "): told(v) for key, v in (facts.metrics(name) or {}).items()}
+        if metrics := facts.metrics(name):
+            rows["reported"] = ", ".join(f"{key} {told(value)}" for key, value in metrics.items())
         pairs = (join(tag("dt", key), tag("dd", value)) for key, value in rows.items())
         parts.append(
             tag(
@@ -60,11 +61,10 @@ def _origin(record: dict[str, Any]) -> dict[str, str]:
 
 
 def _counts(entries: tuple[Entry, ...]) -> dict[str, str]:
-    kinds = [entry.kind for entry in entries]
-    return {
-        "checkpoints": f"{kinds.count('checkpoint'):,}",
-        "interruptions": f"{interruptions(entries):,}",
-    }
+    """Checkpoints and interruptions of a stage that has had either."""
+    checkpoints = sum(entry.kind == "checkpoint" for entry in entries)
+    counts = {"checkpoints": checkpoints, "interruptions": interruptions(entries)}
+    return {name: f"{count:,}" for name, count in counts.items() if any(counts.values())}
 
 
 def interruptions(entries: tuple[Entry, ...]) -> int:

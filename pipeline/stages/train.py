@@ -46,12 +46,17 @@ def run(context: Context) -> dict[str, object]:
         model,
         train,
         Batches(stream, model.config.context, train.batch, train.seed),
-        micro_batch=machine.micro_batch or train.batch,
+        micro_batch=machine.micro_batch or default_micro_batch(model.config.context),
         device=device,
     )
     validation = open_tokens(context.inputs["encode/validation.tokens"], tokens["vocab_size"])
     loop = Loop(context, trainer, validation, tokens)
     return loop.run()
+
+
+def default_micro_batch(context: int) -> int:
+    """Sequences that are 16,384 tokens together: fits small cards, and keeps big ones busy."""
+    return max(1, (1 << 14) // context)
 
 
 def build_model(context: Context, vocab_size: int) -> GPT:

@@ -1,0 +1,51 @@
+"""What the benchmarks share: on what machine a figure was measured, and where it is kept."""
+
+import json
+import os
+import platform
+import statistics
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """The processor and the versions that matter; nothing that names a host."""
+    model = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        flags = next(line for line in lines if line.startswith("flags")).split()
+    except (OSError, StopIteration):
+        flags = []
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "bfloat16": [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags],
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "system": platform.system(),
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Mean, standard deviation (of a sample), smallest, median and largest."""
+    return {
+        "mean": statistics.fmean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "min": min(values),
+        "median": statistics.median(values),
+        "max": max(values),
+    }
+
+
+def save(name: str, result: dict[str, Any]) -> None:
+    """Write ``results/<name>.json`` with the machine and the day."""
+    result = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), **result}
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {path}")
