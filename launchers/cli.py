@@ -1,15 +1,16 @@
 """The command line of ``launch``: runs on machines, whichever they are."""
 
 import json
-from pathlib import Path
+from typing import Any
 
 import click
 
 from pipeline import log
 from pipeline.beat import Watch
 from pipeline.cli import run_command
-from pipeline.show import table
-from pipeline.store import Store
+from pipeline.options import store_option
+from pipeline.show import how_far, table
+from pipeline.store import Store, open_store
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,23 +20,31 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--store", envvar="IGNITE_STORE", default="artifacts", show_default=True)
+@store_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ps(store: str, as_json: bool) -> None:
     """Show every process that works on the store now: stage, owner, since when, how far."""
-    found = working(Store(Path(store)))
+    found = working(open_store(store))
     if as_json:
         click.echo(json.dumps(found))
     elif not found:
         click.echo(f"nothing runs on {store}")
     else:
-        rows = [(work["stage"], work["owner"], work["since"], _far(work)) for work in found]
+        rows = [
+            (
+                work["stage"],
+                work["owner"],
+                work["since"],
+                how_far(work["progress"]) if work["progress"] else "",
+            )
+            for work in found
+        ]
         click.echo(table(("stage", "owner", "since", "progress"), rows))
 
 
-def working(store: Store) -> list[dict[str, object]]:
+def working(store: Store) -> list[dict[str, Any]]:
     """The claims in force whose owners live."""
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     for key in log.keys(store):
         state = log.read(store, key)
         if state.owner is None or state.record is None:
@@ -52,11 +61,6 @@ def working(store: Store) -> list[dict[str, object]]:
                 }
             )
     return found
-
-
-def _far(work: dict) -> str:
-    progress = work["progress"]
-    return f"{progress['done']:,} of {progress['total']:,} {progress['unit']}" if progress else ""
 
 
 def main() -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,132 +15,23 @@ from typing import Any
 import click
 
 from pipeline import log, recipe, show
-from pipeline.engine import Engine, Planned, latest
+from pipeline.engine import Engine, Planned
 from pipeline.errors import Interrupted
-from pipeline.machine import Machine, duration
-from pipeline.recipe import Recipe
+from pipeline.options import (
+    engine_and_machine,
+    machine_options,
+    make_engine,
+    recipe_options,
+    store_option,
+)
 from pipeline.redact import redacted
 from pipeline.stages import STAGES
-from pipeline.store import Store, explain
+from pipeline.store import open_store
 
 EXIT_INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: the same command goes on
+TWICE = 0.5  # seconds within which two signals are one: timeout(1) and others send each twice
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch says it
 NAMES = [stage.name for stage in STAGES]
-
-
-def recipe_options(command: Callable) -> Callable:
-    """Options that choose a recipe and the store; all verbs share them."""
-    for option in (
-        click.option(
-            "--store",
-            "store",
-            envvar="IGNITE_STORE",
-            default="artifacts",
-            show_default=True,
-            help="Directory of the store (or IGNITE_STORE).",
-        ),
-        click.option(
-            "--set",
-            "settings",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Change one setting, such as train.lr=3e-4. May be repeated.",
-        ),
-        click.option("--text-field", help="Field or column of jsonl and parquet with the text."),
-        click.option(
-            "--data",
-            help="tinyshakespeare, python-stdlib, or a file, directory, "
-            "glob or URL of text, jsonl or parquet.",
-        ),
-        click.option(
-            "--recipe",
-            "file",
-            type=click.Path(path_type=Path),
-            help="A TOML file laid over the size's recipe.",
-        ),
-        click.option("--size", help="tiny, small, medium or large."),
-    ):
-        command = option(command)
-    return command
-
-
-def machine_options(command: Callable) -> Callable:
-    """Options of the machine; they change how fast a run is, never what it trains."""
-    for option in (
-        click.option(
-            "--checkpoint-steps",
-            type=click.IntRange(0),
-            default=0,
-            help="Checkpoint every so many steps as well.",
-        ),
-        click.option(
-            "--checkpoint-every",
-            default="60s",
-            show_default=True,
-            help="Time between checkpoints, such as 90s, 5m, 1h30m.",
-        ),
-        click.option(
-            "--threads",
-            type=click.IntRange(0),
-            default=0,
-            help="CPU threads; 0 leaves the choice to torch.",
-        ),
-        click.option(
-            "--micro-batch",
-            type=click.IntRange(0),
-            default=0,
-            help="Sequences worked on at once; 0: as many as are 16,384 tokens.",
-        ),
-        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto"),
-        click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
-    ):
-        command = option(command)
-    return command
-
-
-def make_engine(
-    size: str | None,
-    file: Path | None,
-    data: str | None,
-    text_field: str | None,
-    settings: tuple[str, ...],
-    store: str,
-) -> Engine:
-    """The engine for the chosen recipe: without any choice, for the last run's."""
-    opened = Store(Path(store))
-    try:
-        chosen: Recipe | None = None
-        if not (size or file or data or text_field or settings):
-            chosen = latest(opened)
-        if chosen is None:
-            if text_field:
-                settings = (*settings, f"data.text_field={text_field}")
-            chosen = recipe.load(size, file, data, settings)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    return Engine(opened, chosen)
-
-
-def make_machine(
-    device: str,
-    precision: str,
-    micro_batch: int,
-    threads: int,
-    checkpoint_every: str,
-    checkpoint_steps: int,
-) -> Machine:
-    try:
-        seconds = duration(checkpoint_every)
-    except ValueError as error:
-        raise click.UsageError(f"--checkpoint-every: {error}") from error
-    return Machine(device, precision, micro_batch, threads, seconds, checkpoint_steps)
-
-
-_MACHINE = ("device", "precision", "micro_batch", "threads", "checkpoint_every", "checkpoint_steps")
-
-
-def _split(options: dict[str, Any]) -> tuple[Engine, Machine]:
-    machine = {name: options.pop(name) for name in _MACHINE}
-    return make_engine(**options), make_machine(**machine)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -164,12 +57,14 @@ def cli() -> None:
 def run(stage: str, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Run every stage up to STAGE (all, if not given) that has no result yet.
 
+    STAGE is prepare, tokenizer, encode, train, evaluate or sample.
+
     \b
     pipeline run                                  the last run's recipe, or tiny on python-stdlib
     pipeline run --size small --data corpus.txt
     pipeline run tokenizer --set tokenizer.vocab_size=4096 --data 'docs/**/*.md'
     """
-    engine, machine = _split(options)
+    engine, machine = engine_and_machine(options)
     if dry_run:
         _dry_run(engine, stage)
         return
@@ -179,7 +74,7 @@ def run(stage: str, dry_run: bool, as_json: bool, **options: Any) -> None:
     source = redacted(engine.recipe.data.source)
     ui.say(f"{engine.recipe.size} on {source}, store {engine.store.root}")
     try:
-        report = engine.run(stage, machine, ui, stop_on_signals(ui.note))
+        report = engine.run(stage, machine, ui, stop_on_signals())
     except Interrupted as interrupted:
         ui.close()
         command = redacted(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
@@ -202,15 +97,18 @@ def _dry_run(engine: Engine, upto: str) -> None:
             break
 
 
-def stop_on_signals(note: Callable[[str], None]) -> Callable[[], bool]:
+def stop_on_signals() -> Callable[[], bool]:
     """Ctrl-C and SIGTERM set a flag that the work looks at; a second Ctrl-C ends it at once."""
-    asked = threading.Event()
+    asked, first = threading.Event(), 0.0
 
     def handle(number: int, _: Any) -> None:
-        if asked.is_set() and number == signal.SIGINT:
+        nonlocal first
+        if not asked.is_set():
+            first = time.monotonic()
+            asked.set()
+            os.write(2, b"\nstopping as soon as all is saved (Ctrl-C again: at once)\n")
+        elif number == signal.SIGINT and time.monotonic() - first > TWICE:
             raise KeyboardInterrupt
-        asked.set()
-        os.write(2, b"\nstopping as soon as all is saved (Ctrl-C again: at once)\n")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
@@ -282,7 +180,7 @@ def sample(prompt: str | None, as_json: bool, **options: Any) -> None:
     pipeline sample
     pipeline sample --prompt "ROMEO:"
     """
-    engine, machine = _split(options)
+    engine, machine = engine_and_machine(options)
     if prompt is None:
         told = show.load_json(engine, _planned(engine, "sample"), "samples.json")
     else:
@@ -300,7 +198,7 @@ def sample(prompt: str | None, as_json: bool, **options: Any) -> None:
 @click.option("--temperature", type=float, default=0.8, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, default=0, show_default=True, help="0 keeps every token.")
 @click.option("--top-p", type=float, default=0.95, show_default=True, help="1 keeps every token.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same text.")
 def generate(
     prompt: str,
     tokens: int,
@@ -316,13 +214,17 @@ def generate(
     pipeline generate --prompt "ROMEO:"
     pipeline generate --prompt "def " --temperature 0
     """
+    engine, machine = engine_and_machine(options)
     from model.sampling import SamplerConfig
     from pipeline.write import stream
 
-    engine, machine = _split(options)
-    sampler = SamplerConfig(temperature, top_k, top_p, seed)
+    try:
+        sampler = SamplerConfig(temperature, top_k, top_p, seed)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    written = stream(engine, machine, prompt, tokens, sampler)
     click.echo(prompt, nl=False)
-    for text in stream(engine, machine, prompt, tokens, sampler):
+    for text in written:
         click.echo(text, nl=False)
         sys.stdout.flush()
     click.echo()
@@ -346,6 +248,25 @@ def report(output: Path, **options: Any) -> None:
     click.echo(f"wrote {output}")
 
 
+@cli.command()
+@store_option
+def verify(store: str) -> None:
+    """Read every byte of the store and say what is damaged or missing, and what to do."""
+    from pipeline.ui import choose
+    from pipeline.verify import problems
+
+    ui = choose()
+    found = problems(
+        open_store(store), lambda done, total: ui.progress("verify", done, total, "blobs", {})
+    )
+    ui.close()
+    for problem in found:
+        click.echo(problem, err=True)
+    if found:
+        raise SystemExit(1)
+    click.echo("every blob matches its sha256, and none that is needed is missing")
+
+
 def _planned(engine: Engine, stage: str) -> Planned:
     return next(planned for planned in engine.plan() if planned.stage.name == stage)
 
@@ -356,12 +277,21 @@ def main() -> None:
 
 
 def run_command(command: click.Group, name: str) -> None:
+    """Run a command line; what its user can mend becomes one message and exit code 1."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="replace")  # a terminal may not know what a model writes
     try:
         command(prog_name=name, standalone_mode=True)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if os.environ.get("IGNITE_DEBUG"):
             raise
-        store_error = isinstance(error, OSError) and error.errno is not None
-        message = f"{error}" if not store_error else str(explain(error, Path(".")))
+        message = str(error)
+        if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(message):
+            message = (
+                "not enough memory: take a smaller --micro-batch, --size or model.context "
+                f"({message.splitlines()[0] if message else 'MemoryError'})"
+            )
+        elif isinstance(error, RuntimeError):
+            raise  # a mistake of ours: whoever mends it needs to see where
         click.echo(f"error: {message}", err=True)
         raise SystemExit(1) from None

@@ -67,13 +67,20 @@ def listing(url: str, store_root: Path, *, fetch: bool) -> list[tuple[str, Path]
             _write_json(folder / "listing.json", known)
     if known is None:
         return None
-    return [(each, folder / f"{at:05d}-{name_of(each)}") for at, each in enumerate(known)]
+    within = "".join(url.partition("::")[1:])  # zip://*.txt::https://...
+    urls = [(each if "://" in each else _above(url) + each) + within for each in known]
+    return [(each, folder / f"{at:05d}-{name_of(each)}") for at, each in enumerate(urls)]
+
+
+def _above(url: str) -> str:
+    """What a pattern begins with, to the last / before its *; it may hold a password."""
+    return url[: url.index("*")].rpartition("/")[0] + "/"
 
 
 def name_of(url: str) -> str:
     """The file name at the end of a URL, short enough for every file system."""
     parts = urlsplit(url.split("::")[0])
-    name = unquote(parts.path).rstrip("/").rsplit("/", 1)[-1] or parts.netloc
+    name = unquote(parts.path).rstrip("/").rsplit("/", 1)[-1] or parts.hostname or ""
     return re.sub(r"[^\w.+*-]", "_", name)[-100:].lstrip(".") or "data"
 
 
@@ -211,8 +218,7 @@ def _look_up(url: str) -> list[str]:
     names = sorted(name for name, info in found.items() if info["type"] == "file")
     if not names:
         raise ValueError(f"no file matches {redacted(url)}: check the pattern")
-    within = "".join(url.partition("::")[1:])  # zip://*.txt::https://...
-    return [system.unstrip_protocol(name) + within for name in names]
+    return [system.unstrip_protocol(name).removeprefix(_above(url)) for name in names]
 
 
 def _version(system: Any, path: str) -> dict[str, Any]:

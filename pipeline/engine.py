@@ -9,9 +9,10 @@ dead; the next ``run`` goes on from the newest checkpoint.
 
 import importlib
 import json
+import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from pipeline.recipe import Recipe, from_tree
 from pipeline.redact import redacted
 from pipeline.stage import Context, Stage
 from pipeline.stages import STAGES
-from pipeline.store import Store
+from pipeline.store import Store, explain, is_full
 from pipeline.ui import Ui
 
 LATEST = "ref/latest"  # the recipe of the last run, for verbs that are told none
@@ -89,16 +90,12 @@ class Engine:
         )
         key = keys.key(record)
         state = log.read(self.store, key)
-        missing = (
-            ()
-            if state.result is None
-            else tuple(
-                blob
-                for blob, size in state.result.digests.items()
-                if not self.store.has(blob, size)
-            )
-        )
-        return Planned(stage, record, key, state, missing)
+        return Planned(stage, record, key, state, self._missing(state))
+
+    def _missing(self, state: State) -> tuple[str, ...]:
+        """The blobs of a log's result that are gone."""
+        needed = state.result.digests if state.result else {}
+        return tuple(blob for blob, size in needed.items() if not self.store.has(blob, size))
 
     def source(self, fetch: bool, progress: Any = None) -> sources.Source:
         return sources.resolve(
@@ -112,17 +109,17 @@ class Engine:
         """
         spec = self.recipe.data.source
         place = redacted(spec) if "://" in spec else str(Path(spec).absolute())
-        remembered = f"ref/source/{keys.digest(place.encode())}"
+        remembered = f"ref/source/{keys.digest(os.fsencode(place))}"
+        known = self.store.read(remembered)
         try:
             found = self.source(fetch, progress).digest
         except ValueError:
-            data = self.store.read(remembered)
-            if data is None:
+            if known is None:
                 raise
-            return data.decode()
-        if fetch and found and self.store.read(remembered) != found.encode():
+            found = None
+        if fetch and found and known != found.encode():
             self.store.replace(remembered, found.encode())
-        return found
+        return found or (known.decode() if known else None)
 
     # reading results
 
@@ -143,10 +140,10 @@ class Engine:
         """
         done: dict[str, Planned] = {}
         report = []
-        self.remember()
         for stage in STAGES:
             start = time.monotonic()
             planned = self._plan(stage, done, True, ui.fetching(stage.name, stopping))
+            self.remember()  # only now: a run whose data cannot be found is not worth remembering
             ran = False
             if planned.result is None:
                 planned, ran = self._bring_about(planned, done, machine, ui, stopping)
@@ -181,28 +178,19 @@ class Engine:
         ran = False
         while True:
             state = log.read(self.store, planned.key)
-            planned = Planned(planned.stage, planned.record, planned.key, state)
-            gone = (
-                []
-                if state.result is None
-                else [
-                    blob
-                    for blob, size in state.result.digests.items()
-                    if not self.store.has(blob, size)
-                ]
-            )
-            if state.result is not None and not gone:
+            planned = replace(planned, state=state, missing=self._missing(state))
+            if planned.result is not None:
                 return planned, ran
             if state.owner is not None and self._follow(planned, ui, stopping):
                 continue
             try:
-                self._work(planned, gone, done, machine, ui, stopping)
+                self._work(planned, done, machine, ui, stopping)
                 ran = True
             except Lost:
                 ui.note(f"{planned.stage.name}: another process works on this stage now")
 
     def _follow(self, planned: Planned, ui: Ui, stopping: Callable[[], bool]) -> bool:
-        """Wait while the owner lives; False once it is dead, True once the log has moved on."""
+        """Wait while the owner lives; False once it is dead, True once it has ended its work."""
         assert planned.state is not None and planned.state.owner is not None
         owner, seen = planned.state.owner, len(planned.state.entries)
         watch = Watch(self.store, planned.key or "", owner)
@@ -215,14 +203,16 @@ class Engine:
                 raise Interrupted(f"{planned.stage.name} goes on in the other process")
             ui.other_progress(planned.stage.name, watch.progress())
             time.sleep(0.5)
-            if len(self.store.names(f"log/{planned.key}")) > seen:
-                return True
+            if self.store.read(log.entry_name(planned.key or "", seen)) is not None:
+                state = log.read(self.store, planned.key or "")
+                if state.owner != owner:
+                    return True
+                seen = len(state.entries)  # a checkpoint
         return False
 
     def _work(
         self,
         planned: Planned,
-        gone: list[str],
         done: dict[str, Planned],
         machine: Machine,
         ui: Ui,
@@ -244,14 +234,9 @@ class Engine:
                 },
             )
             try:
-                if gone and state.result:
-                    claim.append(
-                        "retire",
-                        {
-                            "positions": [state.result.position],
-                            "why": f"blob {gone[0][:12]} was missing",
-                        },
-                    )
+                if planned.missing and state.result:
+                    why = f"blob {planned.missing[0][:12]} was missing"
+                    claim.append("retire", {"positions": [state.result.position], "why": why})
                 restored = self._restore(claim, state, ui)
                 inputs = {name: self._input(name, done) for name in stage.inputs}
                 ui.stage_started(stage, restored[0] if restored else None)
@@ -280,6 +265,8 @@ class Engine:
                 raise
             except BaseException as error:
                 claim.release(type(error).__name__)
+                if is_full(error):
+                    raise explain(error, self.store.root) from error
                 raise
             gc.prune(self.store, key)
 
@@ -328,14 +315,20 @@ def _shower(ui: Ui, stage: str, beat: Beat) -> Callable[..., None]:
 
 
 def latest(store: Store) -> Recipe | None:
-    """The recipe of the last run on this store; None if there is none that can be read."""
+    """The recipe of the last run on this store; None if there was none.
+
+    Raises ValueError if it is not a recipe that this version can read.
+    """
     data = store.read(LATEST)
     if data is None:
         return None
     try:
         return from_tree(json.loads(data))
     except (ValueError, KeyError, TypeError):
-        return None  # written by another version: as if there were none
+        raise ValueError(
+            f"{store.root}/{LATEST}, the recipe of the last run, is of another version or damaged: "
+            "say what to run, with --size, --data, --recipe or --set"
+        ) from None
 
 
 def age(at: str) -> float:

@@ -91,7 +91,7 @@ def code_digests(modules: Iterable[str], memo: Memo) -> dict[str, str]:
     """Digest of every definition that the modules and what they import of ours consist of.
 
     Names are ``model/attention.py Attention.forward``; ``(top level)`` is what stands outside
-    functions and classes.
+    functions and classes, imports included: they decide what names mean.
     """
     found: dict[str, str] = {}
     waiting, seen = list(modules), set()
@@ -101,7 +101,7 @@ def code_digests(modules: Iterable[str], memo: Memo) -> dict[str, str]:
             continue
         seen.add(name)
         path = _source(name)
-        described = memo.get("code", path, _describe)
+        described = memo.get(f"code {FORMAT}", path, _describe)
         shown = path.relative_to(ROOT).as_posix()
         found |= {f"{shown} {unit}": value for unit, value in described["units"].items()}
         waiting += described["imports"]
@@ -116,27 +116,36 @@ def _source(module: str) -> Path:
 
 def _describe(path: Path) -> dict[str, Any]:
     tree = ast.parse(path.read_bytes(), filename=str(path))
-    units = {unit: digest(_dump(nodes).encode()) for unit, nodes in _units(tree)}
-    return {"units": units, "imports": sorted(_imports(tree))}
+    return {"units": units(tree), "imports": sorted(_imports(tree))}
 
 
-def _units(tree: ast.Module) -> Iterator[tuple[str, list[ast.AST]]]:
+def units(tree: ast.Module) -> dict[str, str]:
+    """The digest of each definition in a module by its name."""
+    texts: dict[str, list[str]] = {}  # a property and its setter have one name and one digest
+    for unit, nodes in _units(tree):
+        texts.setdefault(unit, []).append(_dump(nodes))
+    return {unit: digest(canonical(dumped)) for unit, dumped in texts.items()}
+
+
+def _units(tree: ast.Module) -> Iterator[tuple[str, list[Any]]]:
     """(name, nodes) of each function, method, class frame, and the rest of the module."""
-    rest: list[ast.AST] = []
+    imports, rest = [], []
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, [node]
         elif isinstance(node, ast.ClassDef):
-            frame: list[ast.AST] = [*node.bases, *node.keywords, *node.decorator_list]
+            fields = []
             for member in node.body:
                 if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef):
                     yield f"{node.name}.{member.name}", [member]
                 else:
-                    frame.append(member)
-            yield node.name, frame
-        elif not isinstance(node, ast.Import | ast.ImportFrom):
+                    fields.append(member)
+            yield node.name, [node.bases, node.keywords, node.decorator_list, fields]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            imports.append(node)
+        else:
             rest.append(node)
-    yield "(top level)", rest
+    yield "(top level)", [sorted(imports, key=_dump), rest]
 
 
 def _dump(node: Any) -> str:
@@ -173,7 +182,8 @@ def _imports(tree: ast.Module) -> set[str]:
             continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level, "import ours by full name: others go unseen here"
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         waiting += ast.iter_child_nodes(node)

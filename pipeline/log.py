@@ -92,18 +92,23 @@ def read(store: Store, key: str) -> State:
     Raises StoreError for an entry that is not valid JSON: entries appear whole or not at all, so
     somebody or some disk has changed it.
     """
-    entries = []
-    for name in store.names(f"log/{key}"):
-        data = store.read(f"log/{key}/{name}")
+    entries: list[Entry] = []
+    # position by position, because a listing may show a new name and miss an older one
+    while (data := store.read(entry_name(key, len(entries)))) is not None:
         try:
-            body = json.loads(data or b"")
-            entries.append(Entry(int(name), body["kind"], body))
+            body = json.loads(data)
+            entries.append(Entry(len(entries), body["kind"], body))
         except (ValueError, KeyError, TypeError):
             raise StoreError(
-                f"log entry {store.root}/log/{key}/{name} is damaged: move the folder "
-                f"log/{key} away, and the stage starts anew"
+                f"log entry {store.root}/{entry_name(key, len(entries))} is damaged: move the "
+                f"folder log/{key} away, and the stage starts anew"
             ) from None
     return fold(entries)
+
+
+def entry_name(key: str, position: int) -> str:
+    """The name of a log entry in a store."""
+    return f"log/{key}/{position:010d}"
 
 
 class Claim:
@@ -127,12 +132,16 @@ class Claim:
             "nonce": secrets.token_hex(8),
             **body,
         }
-        if not self.store.create(f"log/{self.key}/{self.next:010d}", canonical(body)):
+        if not self.store.create(entry_name(self.key, self.next), canonical(body)):
             raise Lost(f"{self.key[:12]}: position {self.next} was taken by another process")
         self.next += 1
         return Entry(self.next - 1, kind, body)
 
     def release(self, why: str) -> None:
-        """Give the work up for others to take; a claim that is already lost needs no release."""
-        with contextlib.suppress(Lost):
+        """Give the work up for others to take.
+
+        A claim that is already lost needs no release, and where it cannot be written others see
+        that this process is gone.
+        """
+        with contextlib.suppress(Lost, StoreError):
             self.append("claim", {"owner": None, "why": why})

@@ -19,6 +19,10 @@ class Machine:
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int = 0  # additionally every so many steps; 0: by time alone
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device):
+            raise ValueError(f"--device {self.device}: it must be auto, cpu, cuda, cuda:N or mps")
+
 
 def duration(text: str) -> float:
     """Seconds of ``90``, ``90s``, ``5m``, ``1h30m``. Raises ValueError for anything else."""
@@ -39,15 +43,14 @@ def resolve_device(name: str) -> "torch.device":
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if cuda else "mps" if mps else "cpu"
-    kind = name.split(":")[0]
-    there = {"cuda": cuda, "mps": mps, "cpu": True}
-    if kind not in there:
-        raise ValueError(f"--device {name}: it must be auto, cpu, cuda, cuda:N or mps")
-    if not there[kind]:
+    kind, _, index = name.partition(":")
+    if not {"cuda": cuda, "mps": mps, "cpu": True}[kind]:
         raise ValueError(
             f"--device {name}: torch {torch.__version__} sees no such device here. "
             "Use --device cpu, or install a build of torch for your GPU"
         )
+    if index and int(index) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: here they end at cuda:{torch.cuda.device_count() - 1}")
     return torch.device(name)
 
 

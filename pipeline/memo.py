@@ -25,10 +25,9 @@ class Memo:
 
     def __init__(self, path: Path) -> None:
         self.path, self.changed = path, False
-        try:
-            self.known: dict[str, list] = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            self.known = {}
+        self.known: dict[str, list] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            self.known |= json.loads(path.read_bytes())
 
     def get(self, kind: str, file: Path, compute: Callable[[Path], Any]) -> Any:
         """``compute(file)``, or what it gave when the file was last the same. JSON values only."""
@@ -50,7 +49,10 @@ class Memo:
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self.path.parent)
-            with os.fdopen(handle, "w") as file:
-                json.dump(self.known, file)
-            os.replace(temporary, self.path)
-            self.changed = False
+            try:
+                with os.fdopen(handle, "w") as file:
+                    json.dump(self.known, file)
+                os.replace(temporary, self.path)
+                self.changed = False
+            except OSError:
+                os.unlink(temporary)

@@ -85,7 +85,7 @@ class SampleConfig:
             ("tokens", 1, 1_000_000),
             ("temperature", 0, 100),
             ("top_k", 1, 1 << 20),
-            ("top_p", 0, 1),
+            ("top_p", 1e-6, 1),
             ("seed", 0, 1 << 62),
         ):
             if not low <= getattr(self, name) <= high:
@@ -144,7 +144,7 @@ def load(
     laid_over = _read(file) if file else {}
     size = size or laid_over.pop("size", None) or "tiny"
     laid_over.pop("size", None)
-    if size not in SIZES:
+    if not isinstance(size, str) or size not in SIZES:
         raise ValueError(f"unknown size {size!r}: choose one of {', '.join(SIZES)}")
     tree: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
     tree["model"] = dataclasses.asdict(SIZES[size])
@@ -168,6 +168,8 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"there is no recipe file {path}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read the recipe file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
 
@@ -188,12 +190,15 @@ def _set(tree: dict[str, dict[str, Any]], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals:
         raise ValueError(f"--set {setting}: write it as section.key=value, such as train.lr=3e-4")
-    section, item = _field(key.strip())
-    tree[section][item.name] = _checked(key, item, _parsed(text.strip()))
+    key = key.strip()
+    section, item = _field(key)
+    value = _parsed(text.strip())
+    if item.type is str and not isinstance(value, str):
+        value = text.strip()  # a prompt of 1.50 is neither 1.5 nor a number
+    tree[section][item.name] = _checked(key, item, value)
 
 
 def _field(key: str) -> tuple[str, dataclasses.Field]:
-    section = key.partition(".")[0]
     known = {
         f"{section}.{item.name}": (section, item)
         for section, kind in _SECTIONS.items()
@@ -201,15 +206,27 @@ def _field(key: str) -> tuple[str, dataclasses.Field]:
     }
     if key in known:
         return known[key]
-    # "tain.lr" is nearest by its whole name, "lr" by its last part
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6) or [
-        full for full in known if full.endswith(f".{key}")
-    ]
-    hint = f"did you mean {near[0]}?" if near else f"sections are {', '.join(_SECTIONS)}"
-    if section in _SECTIONS and not near:
+    section, _, name = key.rpartition(".")
+    if near := _nearest(section, name, list(known)):
+        hint = f"did you mean {near}?"
+    elif section in _SECTIONS:
         names = (item.name for item in dataclasses.fields(_SECTIONS[section]))
         hint = f"{section} has {', '.join(names)}"
+    else:
+        hint = f"sections are {', '.join(_SECTIONS)}"
     raise ValueError(f"unknown setting {key!r}: {hint}")
+
+
+def _nearest(section: str, name: str, known: list[str]) -> str | None:
+    """The key that may have been meant: the name in another section, or one like it in this."""
+    inside = [full for full in known if full.startswith(f"{section}.")] or known
+    names = [full.partition(".")[2] for full in inside]
+    like = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    found = [full for full in known if full.endswith(f".{name}")] or [
+        full for full in inside for near in like if full.endswith(f".{near}")
+    ]
+    closest = difflib.get_close_matches(f"{section}.{name}", found, n=1, cutoff=0)
+    return closest[0] if closest else None
 
 
 def _parsed(text: str) -> Any:
@@ -226,11 +243,11 @@ def _checked(key: str, item: dataclasses.Field, value: Any) -> Any:
         value = float(value)
     if kind is int and type(value) is float and value.is_integer():
         value = int(value)  # 1e4
-    if kind is str and type(value) in (int, float, bool):
-        value = str(value)
     if type(value) is not kind:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         raise ValueError(f"{key} = {value!r}: it must be {words[kind]}")
     if (kind is float and value != value) or value in (float("inf"), float("-inf")):
         raise ValueError(f"{key} = {value!r}: it must be a finite number")
+    if kind is int and abs(value) >= 1 << 63:
+        raise ValueError(f"{key} = {value!r} is out of range: it must be below 2^63")
     return value

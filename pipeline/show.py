@@ -88,10 +88,7 @@ def _detail(stage: dict[str, Any]) -> str:
     if "why" in stage:
         return stage["why"]
     if progress := stage.get("progress"):
-        done, total, unit = (progress.get(name) for name in ("done", "total", "unit"))
-        rest = [f"{k} {v}" for k, v in progress.items() if k not in ("done", "total", "unit")]
-        head = f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
-        return ", ".join([head, *rest, f"by {stage['owner']}"])
+        return f"{how_far(progress)}, by {stage['owner']}"
     if "checkpoint_step" in stage:
         return f"goes on from step {stage['checkpoint_step']:,}"
     if "stopped_because" in stage:
@@ -104,6 +101,14 @@ def _detail(stage: dict[str, Any]) -> str:
     if "parameters" in stage:
         return f"{stage['parameters']:,} parameters, {stage['steps']:,} steps"
     return ""
+
+
+def how_far(progress: dict[str, Any]) -> str:
+    """The progress that an owner shows in its beat, as words."""
+    done, total, unit = (progress.get(name) for name in ("done", "total", "unit"))
+    rest = [f"{k} {v}" for k, v in progress.items() if k not in ("done", "total", "unit")]
+    head = f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
+    return ", ".join([head, *rest])
 
 
 def metrics_line(metrics: dict[str, Any]) -> str:

@@ -107,7 +107,7 @@ def _format(name: str) -> tuple[str, str]:
 
 
 def _local(spec: str, memo: Memo) -> Source:
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     if spec and path.is_dir():
         label, found = path.resolve().name or spec, sorted(_walk(str(path)))
     elif spec and path.is_file():

@@ -23,6 +23,9 @@ from pathlib import Path
 
 from pipeline.errors import StoreError
 from pipeline.keys import file_digest
+from pipeline.redact import redacted
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Store:
@@ -67,9 +70,13 @@ class Store:
             return None
 
     def names(self, folder: str) -> list[str]:
-        """The names directly inside a folder, sorted; none where there is no such folder."""
+        """The names directly inside a folder, sorted; none where there is no such folder.
+
+        Hidden ones are not ours: file managers leave them wherever they look.
+        """
         try:
-            return sorted(os.listdir(self.root / folder))
+            found = os.listdir(self.root / folder)
+            return sorted(name for name in found if not name.startswith("."))
         except FileNotFoundError:
             return []
 
@@ -154,7 +161,8 @@ class Store:
         for name in self.names("tmp"):
             path = self.root / "tmp" / name
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > older_than:
+                newest = max(each.stat().st_mtime for each in (path, *path.iterdir()))
+                if time.time() - newest > older_than:
                     shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -165,18 +173,36 @@ class Store:
             raise explain(error, self.root) from error
 
 
-def explain(error: OSError, root: Path) -> StoreError:
+def open_store(place: str) -> Store:
+    """The store that ``--store`` names. Raises StoreError for what can be none."""
+    if not place or "://" in place:
+        raise StoreError(
+            f"--store {redacted(place)!r}: a store is a directory of this machine: give its path"
+        )
+    root = Path(os.path.expanduser(place))
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"--store {place} is a file: give a directory")
+    return Store(root)
+
+
+def is_full(error: BaseException) -> bool:
+    """Is a full disk behind the error? Libraries written in Rust say so in words alone."""
+    return getattr(error, "errno", None) in FULL or f"os error {errno.ENOSPC}" in str(error)
+
+
+def explain(error: BaseException, root: Path) -> StoreError:
     """What a failed write means for the user, and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if is_full(error):
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(root).free / 2**20
             return StoreError(
                 f"no space left in the store {root} ({free:.0f} MiB free): free some, or put the "
                 "store elsewhere with --store. Nothing is lost; the same command goes on"
             )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    number = getattr(error, "errno", None)
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreError(
-            f"cannot write to the store {root}: {error.strerror}. Give a directory that you "
+            f"cannot write to the store {root}: {os.strerror(number)}. Give a directory that you "
             "may write to with --store"
         )
     return StoreError(f"the store {root} failed: {error}")

@@ -34,8 +34,8 @@ def human_seconds(seconds: float) -> str:
 class Ui:
     """Told by the engine what happens. This one prints plain lines; see ``LiveUi``."""
 
-    def __init__(self, out: TextIO = sys.stdout) -> None:
-        self.out = out
+    def __init__(self, out: TextIO | None = None) -> None:
+        self.out = out or sys.stdout
         self.started = self.printed = time.monotonic()
         self.first = 0.0  # units that were done when this process began to count
 
@@ -92,10 +92,12 @@ class Ui:
             f"{stage}: {who} works on it since {owner.body['at']}; following it "
             "(Ctrl-C leaves it running)"
         )
-        self._reset()
+        self._reset(math.nan)
 
     def other_progress(self, stage: str, progress: dict[str, Any]) -> None:
         if "done" in progress:
+            if math.isnan(self.first):  # the rate counts from where the other was when we came
+                self._reset(progress["done"])
             shown = {k: v for k, v in progress.items() if k not in ("done", "total", "unit")}
             self.progress(stage, progress["done"], progress["total"], progress["unit"], shown)
 
@@ -178,7 +180,7 @@ class LiveUi(Ui):
             self.live = None
 
 
-def choose(out: TextIO = sys.stdout) -> Ui:
+def choose() -> Ui:
     """A live line on a terminal that can show one, plain lines elsewhere."""
     dumb = os.environ.get("TERM") in (None, "dumb")
-    return LiveUi() if out.isatty() and not dumb else Ui(out)
+    return LiveUi() if sys.stdout.isatty() and not dumb else Ui()

@@ -1,5 +1,6 @@
 """From a file of weights to a model that is ready to be read from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,6 +9,8 @@ from safetensors.torch import load_file
 from model.gpt import GPT
 from pipeline.machine import Machine, resolve_device, resolve_precision
 from pipeline.recipe import Recipe
+
+_SMALL = 20_000_000  # parameters; below it the work of one token is too little to share
 
 
 def load_model(recipe: Recipe, vocab_size: int, weights: Path, machine: Machine) -> GPT:
@@ -19,3 +22,20 @@ def load_model(recipe: Recipe, vocab_size: int, weights: Path, machine: Machine)
     model.load_state_dict(load_file(weights))
     model.compute_dtype = resolve_precision(machine.precision, device)
     return model.to(device).eval()
+
+
+def for_writing(machine: Machine, recipe: Recipe, vocab_size: int) -> Machine:
+    """The machine as it writes one text fastest, where it was told nothing else.
+
+    On a CPU a token is one vector a layer: converting the weights to bfloat16 would take longer
+    than using them, and in a small model threads would wait for each other most of the time (a
+    hundred times as long as they work, if something else runs on the machine).
+    """
+    if resolve_device(machine.device).type != "cpu":
+        return machine
+    small = recipe.model.parameters(vocab_size) < _SMALL
+    return replace(
+        machine,
+        precision="fp32" if machine.precision == "auto" else machine.precision,
+        threads=machine.threads or (1 if small else 0),
+    )

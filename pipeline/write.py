@@ -12,7 +12,7 @@ from model.sampling import SamplerConfig
 from pipeline.engine import Engine
 from pipeline.machine import Machine
 from pipeline.stages.sample import four_samples
-from pipeline.weights import load_model
+from pipeline.weights import for_writing, load_model
 
 
 def load(engine: Engine, machine: Machine) -> tuple[GPT, Tokenizer]:
@@ -20,6 +20,7 @@ def load(engine: Engine, machine: Machine) -> tuple[GPT, Tokenizer]:
     planned = {item.stage.name: item for item in engine.plan()}
     tokenizer = Tokenizer.load(engine.file(planned["tokenizer"], "tokenizer.json"))
     weights = engine.file(planned["train"], "weights.safetensors")
+    machine = for_writing(machine, engine.recipe, tokenizer.vocab_size)
     return load_model(engine.recipe, tokenizer.vocab_size, weights, machine), tokenizer
 
 
@@ -34,16 +35,19 @@ def four(engine: Engine, machine: Machine, prompt: str) -> dict[str, Any]:
 def stream(
     engine: Engine, machine: Machine, prompt: str, tokens: int, sampler: SamplerConfig
 ) -> Iterator[str]:
-    """The text after a prompt, piece by piece; a character that spans tokens comes out whole."""
+    """The text after a prompt, piece by piece. Raises ValueError, at once, if untrained."""
     model, tokenizer = load(engine, machine)
-    characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
     stop = tokenizer.end_of_text
-    for new_id in generate(
-        model,
-        [stop, *tokenizer.encode(prompt)],
-        max_tokens=tokens,
-        sampler=sampler,
-        stop_id=stop,
-    ):
+    prompt_ids = [stop, *tokenizer.encode(prompt)]
+    return _text(
+        tokenizer,
+        generate(model, prompt_ids, max_tokens=tokens, sampler=sampler, stop_id=stop),
+    )
+
+
+def _text(tokenizer: Tokenizer, new_ids: Iterator[int]) -> Iterator[str]:
+    """Tokens as text; a character that spans several comes out whole."""
+    characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for new_id in new_ids:
         yield characters.decode(tokenizer.decode_bytes([new_id]))
     yield characters.decode(b"", final=True)

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# before torch is imported, here and in what tests start: see toys.py
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shakespeare() -> Path:

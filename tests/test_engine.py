@@ -314,3 +314,10 @@ def test_status_tells_a_running_stage_and_its_progress(tmp_path, corpus):
     after = show.status(engine, engine.plan())["stages"]["train"]
     assert after["state"] == "interrupted"
     assert after["checkpoint_step"] >= 1
+
+
+def test_a_diverging_run_stops_at_once_and_says_what_to_do(tmp_path, corpus):
+    engine = toy_engine(tmp_path / "store", corpus, "train.lr=1e30", "train.muon_lr=1e30")
+    with pytest.raises(ValueError, match=r"the loss became .* --set train\.lr="):
+        run(engine)
+    assert planned(engine, "train").state.owner is None

@@ -42,11 +42,11 @@ def run(context: Context) -> dict[str, object]:
                 done += len(document)
                 if len(waiting) >= _CHUNK:
                     tokens += len(waiting)
-                    np.asarray(waiting, dtype).tofile(file)
+                    file.write(np.asarray(waiting, dtype))
                     waiting.clear()
                 context.progress(done, total, "B", split=name)
             tokens += len(waiting)
-            np.asarray(waiting, dtype).tofile(file)
+            file.write(np.asarray(waiting, dtype))
         described |= {f"{name}_tokens": tokens, f"{name}_bytes": split.bytes}
     text = json.dumps(described, indent=2) + "\n"
     (context.out / "tokens.json").write_text(text, encoding="utf-8")

@@ -15,7 +15,7 @@ from model.gpt import GPT
 from model.sampling import SamplerConfig
 from pipeline.recipe import SampleConfig
 from pipeline.stage import Context
-from pipeline.weights import load_model
+from pipeline.weights import for_writing, load_model
 
 _PROMPT_BYTES = 48
 
@@ -76,12 +76,9 @@ def four_samples(
 def run(context: Context) -> dict[str, object]:
     """The stage; see the module docstring."""
     tokenizer = Tokenizer.load(context.inputs["tokenizer/tokenizer.json"])
-    model = load_model(
-        context.recipe,
-        tokenizer.vocab_size,
-        context.inputs["train/weights.safetensors"],
-        context.machine,
-    )
+    machine = for_writing(context.machine, context.recipe, tokenizer.vocab_size)
+    weights = context.inputs["train/weights.safetensors"]
+    model = load_model(context.recipe, tokenizer.vocab_size, weights, machine)
     settings = context.recipe.sample
     prompt = settings.prompt or first_words(context.inputs["prepare/validation.text"])
     samples = four_samples(

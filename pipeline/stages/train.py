@@ -10,6 +10,7 @@ bytes as an uninterrupted one, on the same kind of device.
 """
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -84,6 +85,13 @@ class Loop:
     def run(self) -> dict[str, object]:
         while self.trainer.step < self.train.steps:
             report = self.trainer.run_step()
+            if not math.isfinite(report.loss):
+                # not saved: the newest checkpoint is from before
+                raise ValueError(
+                    f"the loss became {report.loss} at step {report.step:,}: the learning rate is "
+                    "too high for this recipe. Try half of it, such as "
+                    f"--set train.lr={self.train.lr / 2:g}, or a longer train.warmup"
+                )
             self.losses.append(report.loss)
             if report.step % self.train.eval_every == 0 or report.step == self.train.steps:
                 self._look(report.step)

@@ -1,0 +1,93 @@
+"""What people read: no secrets, and the fix."""
+
+import pytest
+import torch
+
+from pipeline.machine import Machine, duration, resolve_device, resolve_precision
+from pipeline.redact import redacted
+from pipeline.ui import human_bytes, human_seconds
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://host/a.txt", "https://host/a.txt"),
+        ("https://me:word@host/a.txt", "https://host/a.txt"),
+        ("https://me:w@rd@host/a.txt", "https://host/a.txt"),
+        ("https://token@host/a.txt", "https://host/a.txt"),
+        ("https://host/a.txt?sig=word&x=1", "https://host/a.txt?..."),
+        ("https://host?email=a@b", "https://host?..."),
+        ("https://host/@me/a.txt", "https://host/@me/a.txt"),
+        ("zip://*.txt::https://me:word@host/a?sig=word", "zip://*.txt::https://host/a?..."),
+        ("run --data 'https://host/a?sig=word' -n", "run --data 'https://host/a?...' -n"),
+        ("no url, a@b, what?", "no url, a@b, what?"),
+        ("/a//b@c?d", "/a//b@c?d"),
+    ],
+)
+def test_secrets_are_taken_out_of_urls(text, shown):
+    assert redacted(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("1.5s", 1.5), ("5m", 300), ("1h30m", 5400), ("0", 0), ("2h", 7200)],
+)
+def test_durations(text, seconds):
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5", "5d", "m", "1m1h", "1e3", "5 m"])
+def test_what_is_no_duration(text):
+    with pytest.raises(ValueError, match="is not a duration: write it as 90s, 5m or 1h30m"):
+        duration(text)
+
+
+@pytest.mark.parametrize("name", ["", "tpu", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "CUDA"])
+def test_what_is_no_device(name):
+    with pytest.raises(ValueError, match="it must be auto, cpu, cuda, cuda:N or mps"):
+        Machine(device=name)
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("cuda", "cuda:0"):
+        with pytest.raises(ValueError, match=r"sees no such device here. Use --device cpu"):
+            resolve_device(name)
+
+
+def test_a_device_beyond_the_last(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ValueError, match="--device cuda:2: here they end at cuda:1"):
+        resolve_device("cuda:2")
+
+
+def test_precisions():
+    assert resolve_precision("fp32", CPU) == torch.float32
+    assert resolve_precision("bf16", CPU) == torch.bfloat16
+    with pytest.raises(ValueError, match="--precision fp8: it must be auto, fp32 or bf16"):
+        resolve_precision("fp8", CPU)
+
+
+def test_emulated_bfloat16_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    gpu = torch.device("cuda")
+    assert resolve_precision("auto", gpu) == torch.float32
+    with pytest.raises(ValueError, match=r"Tesla T4 only emulates bfloat16.* Use --precision fp32"):
+        resolve_precision("bf16", gpu)
+
+
+def test_numbers_as_people_read_them():
+    assert [human_bytes(n) for n in (0, 1023, 1024, 1536, 5 << 30, 7 << 50)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "1.5 KiB",
+        "5.0 GiB",
+        "7168.0 TiB",
+    ]
+    assert [human_seconds(s) for s in (0, 59.9, 61, 3600)] == ["0.0 s", "59.9 s", "1:01", "1:00:00"]
