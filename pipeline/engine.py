@@ -239,28 +239,22 @@ class Engine:
                     claim.append("retire", {"positions": [state.result.position], "why": why})
                 restored = self._restore(claim, state, ui)
                 inputs = {name: self._input(name, done) for name in stage.inputs}
-                ui.stage_started(stage, restored[0] if restored else None)
+                ui.stage_started(stage, restored.step if restored else None)
+                seconds = _stopwatch(restored.seconds if restored else 0.0)
                 context = Context(
                     recipe=self.recipe,
                     machine=machine,
                     inputs=inputs,
                     out=out,
                     source=self.source(True) if stage.source else None,
-                    restored=restored[1] if restored else None,
+                    restored=restored.files if restored else None,
                     stopping=stopping,
                     show=_shower(ui, stage.name, beat),
-                    save=self._saver(claim),
+                    save=self._saver(claim, seconds),
                 )
-                start = time.monotonic()
                 metrics = importlib.import_module(stage.module).run(context)
-                claim.append(
-                    "result",
-                    {
-                        "files": self._publish(sorted(out.iterdir())),
-                        "metrics": metrics,
-                        "seconds": round(time.monotonic() - start, 3),
-                    },
-                )
+                files = self._publish(sorted(out.iterdir()))
+                claim.append("result", {"files": files, "metrics": metrics, "seconds": seconds()})
             except Lost:
                 raise
             except BaseException as error:
@@ -274,15 +268,15 @@ class Engine:
         upstream, file = name.split("/")
         return self.file(done[upstream], file)
 
-    def _restore(self, claim: Claim, state: State, ui: Ui) -> tuple[int, dict[str, Path]] | None:
-        """(step, files) of the newest checkpoint that is whole; damaged ones are retired."""
+    def _restore(self, claim: Claim, state: State, ui: Ui) -> "Restored | None":
+        """The newest checkpoint that is whole; damaged ones are retired."""
         for entry in reversed(state.checkpoints):
             try:
                 files = {
                     name: self.store.blob(item["digest"])
                     for name, item in entry.body["files"].items()
                 }
-                return entry.body["step"], files
+                return Restored(entry.body["step"], entry.body["seconds"], files)
             except StoreError as error:
                 ui.note(f"the checkpoint of step {entry.body['step']} is no use: {error}")
                 claim.append("retire", {"positions": [entry.position], "why": str(error)})
@@ -296,12 +290,31 @@ class Engine:
             published[file.name] = {"digest": self.store.put(file), "size": size}
         return published
 
-    def _saver(self, claim: Claim) -> Callable[[int, list[Path]], None]:
+    def _saver(
+        self, claim: Claim, seconds: Callable[[], float]
+    ) -> Callable[[int, list[Path]], None]:
         def save(step: int, files: list[Path]) -> None:
-            claim.append("checkpoint", {"step": step, "files": self._publish(files)})
+            published = self._publish(files)
+            body = {"step": step, "files": published, "seconds": seconds()}
+            claim.append("checkpoint", body)
             gc.prune(self.store, claim.key)
 
         return save
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint to go on from; ``seconds`` were spent up to it, by whomever."""
+
+    step: int
+    seconds: float
+    files: dict[str, Path]
+
+
+def _stopwatch(spent: float) -> Callable[[], float]:
+    """Seconds since now, on top of what others have spent."""
+    start = time.monotonic()
+    return lambda: round(spent + time.monotonic() - start, 3)
 
 
 def _shower(ui: Ui, stage: str, beat: Beat) -> Callable[..., None]:
