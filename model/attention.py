@@ -87,7 +87,7 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         attend = fused_attention
         if x_BTD.is_cpu and x_BTD.dtype == torch.bfloat16 and time <= 512 and not dropout:
-            # torch's fused kernel takes 2 to 5 times as long there (bench/attention.py)
+            # torch's fused kernel takes 1.5 to 4 times as long there (bench/attention.py)
             attend = attention
         y_BHTK = attend(q_BHTK, k_BHTK, v_BHTK, past, dropout)
         return self.out(y_BHTK.transpose(1, 2).reshape(batch, time, width))
