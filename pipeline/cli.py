@@ -1,5 +1,6 @@
 """The command line: verbs for people and programs. Heavy libraries load only where they work."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -294,4 +295,15 @@ def run_command(command: click.Group, name: str) -> None:
         elif isinstance(error, RuntimeError):
             raise  # a mistake of ours: whoever mends it needs to see where
         click.echo(f"error: {message}", err=True)
+        _give_up_on(sys.stdout)
         raise SystemExit(1) from None
+
+
+def _give_up_on(stream: TextIO | None) -> None:
+    """Close an output that takes nothing more, so that Python does not complain of it at exit."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            stream.close()

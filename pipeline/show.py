@@ -95,7 +95,7 @@ def _detail(stage: dict[str, Any]) -> str:
         return f"{stage['vocab_size']:,} tokens: {stage['stopped_because']}"
     if "bits_per_byte" in stage:
         return metrics_line(stage)
-    for name, words in (("train_bytes", "train bytes"), ("train_tokens", "train tokens")):
+    for name, words in (("train_tokens", "train tokens"), ("train_bytes", "train bytes")):
         if name in stage:
             return f"{stage[name]:,} {words}"
     if "parameters" in stage:
@@ -153,7 +153,7 @@ def samples_text(told: dict[str, Any]) -> str:
     for sample in told["samples"]:
         settings = [f"{k} {v}" for k, v in sample.items() if k not in ("method", "text")]
         parts.append(
-            f"--- {sample['method']} ({', '.join(settings)})\n{told['prompt']}{sample['text']}"
+            f"\n--- {sample['method']} ({', '.join(settings)})\n{told['prompt']}{sample['text']}"
         )
     return "\n".join(parts)
 
