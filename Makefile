@@ -41,7 +41,8 @@ $(VENV)/.test-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 define LINK_INSTALLED
 import importlib.util, pathlib, sys, sysconfig
 need = ["torch", "numpy", "safetensors", "click", "rich", "fsspec"]
-need += ["pytest", "hypothesis", "ruff"] if sys.argv[1] == "test" else []
+tests = "pytest hypothesis ruff tokenizers tiktoken transformers pyarrow zstandard matplotlib"
+need += tests.split() if sys.argv[1] == "test" else []
 missing = [name for name in need if importlib.util.find_spec(name) is None]
 if missing:
     sys.exit(f"the packages could not be installed, and {sys.executable} does not have "

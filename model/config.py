@@ -99,7 +99,8 @@ class TrainConfig:
         for name in ("steps", "batch", "eval_every"):
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         for name in ("lr", "muon_lr"):
-            _require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "above 0")
+            rate = getattr(self, name)
+            _require(0 < rate <= 1000, f"train.{name}", rate, "above 0 and at most 1000")
         for name in ("weight_decay", "warmup", "clip", "seed"):
             _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "at least 0")
         for name in ("beta1", "beta2"):

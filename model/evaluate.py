@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from model.gpt import GPT
 
@@ -87,13 +86,10 @@ def score(
         group = spans[first : first + batch]
         rows = np.stack([tokens[start : end + 1] for start, end, _ in group]).astype(np.int64)
         rows_BT = torch.from_numpy(rows).to(device)
-        logits_BTV = model(rows_BT[:, :-1])
+        losses_BT = model.token_losses(rows_BT[:, :-1], rows_BT[:, 1:])
         for row, (start, end, scored_from) in enumerate(group):
-            fresh = slice(scored_from - start, end - start)
-            logits_TV, targets_T = logits_BTV[row, fresh], rows_BT[row, 1:][fresh]
             # float64: a sum over millions of tokens must not depend on how they were grouped
-            losses_T = F.cross_entropy(logits_TV, targets_T, reduction="none")
-            nats += losses_T.double().sum().item()
+            nats += losses_BT[row, scored_from - start :].double().sum().item()
             done += end - scored_from
         if progress is not None:
             progress(done, total)

@@ -17,7 +17,7 @@ from model.block import Block
 from model.config import ModelConfig
 from model.embeddings import Embedding, rotary_table
 from model.layers import Linear, Norm
-from model.loss import head_loss
+from model.loss import head_loss, token_losses
 
 
 class GPT(nn.Module):
@@ -75,6 +75,12 @@ class GPT(nn.Module):
         """
         x_BTD = self._hidden(ids_BT)
         return head_loss(x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
+
+    def token_losses(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """-ln p(target) of each token, [B, T] in nats, without gradients."""
+        x_BTD = self._hidden(ids_BT)
+        losses_N = token_losses(x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
+        return losses_N.view_as(targets_BT)
 
     def _hidden(self, ids_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         past = cache.length if cache is not None else 0

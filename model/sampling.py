@@ -28,7 +28,10 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         rules = {
-            "temperature": (0 <= self.temperature < math.inf, "finite and at least 0 (0: greedy)"),
+            "temperature": (
+                self.temperature == 0 or 1e-45 <= self.temperature < math.inf,
+                "0 (greedy), or finite and at least 1e-45",
+            ),
             "top_k": (self.top_k >= 0, "at least 0 (0 keeps every token)"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1 (1 keeps every token)"),
             "seed": (0 <= self.seed < 2**63, "at least 0 and below 2^63"),
@@ -44,8 +47,8 @@ def apply_temperature(logits_BV: Tensor, temperature: float) -> Tensor:
 
     The name is physics': these are the Boltzmann probabilities of states with energy -logit
     (Ackley et al. 1985, "A Learning Algorithm for Boltzmann Machines"). The largest logit is moved
-    to 0 first, which softmax does not see, so that no temperature, however small, divides its way
-    to infinity.
+    to 0 first, which softmax does not see, so that a small temperature does not divide its
+    way to infinity.
     """
     return (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / temperature
 

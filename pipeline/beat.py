@@ -78,6 +78,14 @@ class Beat:
         self.store.replace(self.name, json.dumps(beat).encode())
 
 
+def bury(store: Store, key: str, claim: Entry) -> None:
+    """Remove what the dead owner of a claim has left behind."""
+    name = f"beat/{key}/{claim.body['owner']}"
+    with contextlib.suppress(OSError):
+        store.remove(name)
+        store.remove(f"{name}.lock")
+
+
 class Watch:
     """Observes the owner of a claim over time."""
 

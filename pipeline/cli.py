@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -78,7 +79,7 @@ def run(stage: str, dry_run: bool, as_json: bool, **options: Any) -> None:
         report = engine.run(stage, machine, ui, stop_on_signals())
     except Interrupted as interrupted:
         ui.close()
-        command = redacted(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+        command = redacted(shlex.join([_program(), *sys.argv[1:]]))
         click.echo(f"stopped: {interrupted}. Go on with: {command}", err=True)
         raise SystemExit(EXIT_INTERRUPTED) from None
     finally:
@@ -114,6 +115,13 @@ def stop_on_signals() -> Callable[[], bool]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
     return asked.is_set
+
+
+def _program() -> str:
+    """How this program can be called again: by its name, if that finds it, else by its path."""
+    called = Path(sys.argv[0])
+    found = shutil.which(called.name)
+    return called.name if not called.exists() or (found and called.samefile(found)) else str(called)
 
 
 @cli.command()

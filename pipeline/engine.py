@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import gc, keys, log, sources
-from pipeline.beat import Beat, Watch, machine_id
+from pipeline.beat import Beat, Watch, bury, machine_id
 from pipeline.errors import Interrupted, Lost, StoreError
 from pipeline.log import Claim, Entry, State
 from pipeline.machine import Machine
@@ -97,6 +97,13 @@ class Engine:
         needed = state.result.digests if state.result else {}
         return tuple(blob for blob, size in needed.items() if not self.store.has(blob, size))
 
+    def _place(self) -> str:
+        """The source's name, such that it means the same in every directory and tells no secret."""
+        spec = self.recipe.data.source
+        if "://" in spec or spec in sources.DATASETS:
+            return redacted(spec)
+        return str(Path(spec).expanduser().absolute())
+
     def source(self, fetch: bool, progress: Any = None) -> sources.Source:
         return sources.resolve(
             self.recipe.data.source, self.store.root, self.memo, fetch=fetch, progress=progress
@@ -107,9 +114,7 @@ class Engine:
 
         A model stays usable after its text was moved away, and a finished run stays finished.
         """
-        spec = self.recipe.data.source
-        place = redacted(spec) if "://" in spec else str(Path(spec).absolute())
-        remembered = f"ref/source/{keys.digest(os.fsencode(place))}"
+        remembered = f"ref/source/{keys.digest(os.fsencode(self._place()))}"
         known = self.store.read(remembered)
         try:
             found = self.source(fetch, progress).digest
@@ -159,7 +164,7 @@ class Engine:
     def remember(self) -> None:
         """Make this recipe the one that verbs without options speak of."""
         tree = self.recipe.tree()
-        tree["data"]["source"] = redacted(tree["data"]["source"])
+        tree["data"]["source"] = self._place()
         data = keys.canonical(tree)
         if self.store.read(LATEST) != data:
             self.store.replace(LATEST, data)
@@ -181,8 +186,10 @@ class Engine:
             planned = replace(planned, state=state, missing=self._missing(state))
             if planned.result is not None:
                 return planned, ran
-            if state.owner is not None and self._follow(planned, ui, stopping):
-                continue
+            if state.owner is not None:
+                moved_on = self._follow(planned, ui, stopping)
+                if moved_on or log.read(self.store, planned.key) != state:
+                    continue
             try:
                 self._work(planned, done, machine, ui, stopping)
                 ran = True
@@ -234,6 +241,8 @@ class Engine:
                 },
             )
             try:
+                if state.owner is not None:
+                    bury(self.store, key, state.owner)
                 if planned.missing and state.result:
                     why = f"blob {planned.missing[0][:12]} was missing"
                     claim.append("retire", {"positions": [state.result.position], "why": why})
@@ -270,7 +279,9 @@ class Engine:
 
     def _restore(self, claim: Claim, state: State, ui: Ui) -> "Restored | None":
         """The newest checkpoint that is whole; damaged ones are retired."""
-        for entry in reversed(state.checkpoints):
+        if state.result is not None:
+            return None  # it was finished once, and its checkpoints were removed then
+        for entry in reversed(state.checkpoints[-gc.KEEP :]):
             try:
                 files = {
                     name: self.store.blob(item["digest"])

@@ -9,7 +9,6 @@ import click
 from pipeline import recipe
 from pipeline.engine import Engine, latest
 from pipeline.machine import Machine, duration
-from pipeline.recipe import Recipe
 from pipeline.store import open_store
 
 store_option = click.option(
@@ -97,15 +96,19 @@ def make_engine(
     settings: tuple[str, ...],
     store: str,
 ) -> Engine:
-    """The engine for the chosen recipe: without any choice, for the last run's."""
+    """The engine for the chosen recipe.
+
+    Without size, recipe and data it is the last run's, with the settings laid over it; with any of
+    them it starts from the defaults, whatever ran before.
+    """
     opened = open_store(store)
     try:
-        chosen: Recipe | None = None
-        if not (size or file or data or text_field or settings):
-            chosen = latest(opened)
-        if chosen is None:
-            if text_field:
-                settings = (*settings, f"data.text_field={text_field}")
+        if text_field:
+            settings = (*settings, f"data.text_field={text_field}")
+        base = None if size or file or data else latest(opened)
+        if base is not None:
+            chosen = recipe.changed(base, settings)
+        else:
             chosen = recipe.load(size, file, data, settings)
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -157,6 +157,14 @@ def load(
     return from_tree({"size": size, **tree})
 
 
+def changed(base: Recipe, settings: Iterable[str]) -> Recipe:
+    """``base`` with ``key=value`` settings laid over it. Raises ValueError as ``load`` does."""
+    tree = base.tree()
+    for setting in settings:
+        _set(tree, setting)
+    return from_tree(tree)
+
+
 def from_tree(tree: dict[str, Any]) -> Recipe:
     """A recipe from what ``Recipe.tree`` gave."""
     sections = {name: kind(**tree[name]) for name, kind in _SECTIONS.items()}

@@ -219,7 +219,9 @@ def test_sample_shows_the_runs_own_samples_or_those_of_a_prompt(finished):
         "top-p",
     ]
     told = pipeline("sample", "--store", finished, "--prompt", "héllo", "--device", "cpu")
-    assert told.code == 0 and told.out.startswith("prompt: 'héllo'\n--- greedy (temperature 0.0)\n")
+    assert told.code == 0 and told.out.startswith(
+        "prompt: 'héllo'\n\n--- greedy (temperature 0.0)\n"
+    )
     assert told.out.count("\nhéllo") == 4
 
 
@@ -266,3 +268,18 @@ def test_launch_ps_shows_who_works_and_how_far(tmp_path):
         (work,) = json.loads(launch("ps", "--store", store.root, "--json").out)
         assert work["stage"] == "prepare" and work["progress"]["done"] == 4096
     assert launch("ps", "--store", store.root).out.startswith("nothing runs on")
+
+
+def test_a_setting_alone_is_laid_over_the_last_run(tmp_path, corpus, monkeypatch):
+    """And the last run is found from any directory, though its data had a relative path."""
+    store = tmp_path / "store"
+    monkeypatch.chdir(corpus.parent)
+    assert pipeline("run", "encode", "--store", store, "--data", corpus.name, *TOY).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    told = pipeline("status", "--store", store, "--json", "--set", "train.lr=1e-3")
+    assert told.code == 0, told.err
+    told_json = json.loads(told.out)
+    assert told_json["recipe"]["data"]["source"] == str(corpus)
+    assert told_json["recipe"]["train"]["lr"] == 1e-3
+    assert told_json["stages"]["encode"]["state"] == "done"

@@ -9,18 +9,25 @@ from dataclasses import replace
 
 from pipelines import MACHINE, digests, run, toy_engine, write_corpus
 
+from pipeline.log import Claim
 from pipeline.stages import STAGES
 
 KILLS = 20
 SETTINGS = ("train.steps=40", "train.eval_every=20", "tokenizer.vocab_size=400")
 
 
-def start(store, corpus) -> int:
-    """A process that runs the whole pipeline: a fork, which has imported everything already."""
+def start(store, corpus, dies_at: str = "") -> int:
+    """A process that runs the whole pipeline: a fork, which has imported everything already.
+
+    With ``dies_at`` it kills itself when all files of that stage are published and its result is
+    about to be appended: the last instant at which work can be lost.
+    """
     child = os.fork()
     if child == 0:
         code = 1
         try:
+            if dies_at:
+                die_before_the_result_of(dies_at)
             run(toy_engine(store, corpus, *SETTINGS), machine=replace(MACHINE, checkpoint_steps=3))
             code = 0
         finally:
@@ -28,9 +35,45 @@ def start(store, corpus) -> int:
     return child
 
 
-def test_killed_at_random_moments(tmp_path):
+def die_before_the_result_of(stage: str) -> None:
+    module = importlib.import_module(f"pipeline.stages.{stage}")
+    ran, appended, finished = module.run, Claim.append, []
+
+    def run_it(context):
+        metrics = ran(context)
+        finished.append(stage)
+        return metrics
+
+    def append(claim, kind, body):
+        if kind == "result" and finished:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return appended(claim, kind, body)
+
+    module.run, Claim.append = run_it, append
+
+
+def test_killed_between_the_bytes_and_the_result_of_every_stage(tmp_path):
+    import_stages()
+    corpus = write_corpus(tmp_path / "text.txt")
+    assert os.waitpid(start(tmp_path / "whole", corpus), 0)[1] == 0
+    expected = digests(toy_engine(tmp_path / "whole", corpus, *SETTINGS))
+    store = tmp_path / "store"
+    for stage in STAGES:
+        assert os.waitpid(start(store, corpus, stage.name), 0)[1] == signal.SIGKILL
+        engine = toy_engine(store, corpus, *SETTINGS)
+        unfinished = next(item for item in engine.plan() if item.result is None)
+        assert unfinished.stage is stage
+    assert os.waitpid(start(store, corpus), 0)[1] == 0
+    assert digests(engine) == expected
+
+
+def import_stages() -> None:
     for stage in STAGES:
         importlib.import_module(stage.module)
+
+
+def test_killed_at_random_moments(tmp_path):
+    import_stages()
     seed = 20_260
     print(f"seed {seed}")
     draw = random.Random(seed)

@@ -347,3 +347,11 @@ def test_fused_attention_is_attention(past: int, time: int) -> None:
     )
     written_out = attention(q_BHTK, k_BHSK, v_BHSK, past)
     torch.testing.assert_close(fused_attention(q_BHTK, k_BHSK, v_BHSK, past), written_out)
+
+
+def test_losses_of_single_tokens_add_up_to_the_loss() -> None:
+    model = lively_model(SHAPES["flat"], VOCAB)
+    ids_BT = torch.randint(VOCAB, (2, 9), generator=torch.Generator().manual_seed(0))
+    losses_BT = model.token_losses(ids_BT[:, :-1], ids_BT[:, 1:])
+    assert losses_BT.shape == (2, 8)
+    torch.testing.assert_close(losses_BT.sum(), model.loss(ids_BT[:, :-1], ids_BT[:, 1:]).detach())

@@ -179,7 +179,10 @@ def test_a_seed_names_the_draws() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"temperature": -1.0}, r"sample\.temperature = -1\.0 .* at least 0 \(0: greedy\)"),
+        (
+            {"temperature": -1.0},
+            r"sample\.temperature = -1\.0 .* 0 \(greedy\), or .* at least 1e-45",
+        ),
         ({"temperature": math.nan}, r"sample\.temperature = nan .* finite"),
         ({"temperature": math.inf}, r"sample\.temperature = inf .* finite"),
         ({"top_k": -1}, r"sample\.top_k = -1 .* at least 0"),

@@ -32,9 +32,14 @@ def methods(settings: SampleConfig) -> dict[str, SamplerConfig]:
 
 
 def first_words(text: Path) -> str:
-    """The beginning of a text, cut at the last space: a prompt that fits any corpus."""
+    """Whole words from near the beginning of a text: a prompt that fits any corpus.
+
+    They start with a line, because a split may begin in the middle of one.
+    """
     with text.open("rb") as file:
-        start = file.read(_PROMPT_BYTES).decode("utf-8", errors="ignore").lstrip()
+        start = file.read(8 * _PROMPT_BYTES).decode("utf-8", errors="ignore")
+    _, newline, lines = start[: 4 * _PROMPT_BYTES].partition("\n")
+    start = (lines if newline and lines.strip() else start).lstrip()[:_PROMPT_BYTES]
     words = start.rsplit(maxsplit=1)[0] if " " in start else start
     return words.rstrip() or start
 

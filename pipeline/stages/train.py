@@ -10,7 +10,6 @@ bytes as an uninterrupted one, on the same kind of device.
 """
 
 import json
-import math
 import time
 from pathlib import Path
 
@@ -30,6 +29,8 @@ from pipeline.tokens import open_tokens
 
 # a look at the validation split while training reads at most this many tokens of it
 _GLANCE = 1 << 16
+# nats per token; a blind guess among a million tokens costs 14
+_ABSURD = 100.0
 
 
 def run(context: Context) -> dict[str, object]:
@@ -85,13 +86,7 @@ class Loop:
     def run(self) -> dict[str, object]:
         while self.trainer.step < self.train.steps:
             report = self.trainer.run_step()
-            if not math.isfinite(report.loss):
-                # not saved: the newest checkpoint is from before
-                raise ValueError(
-                    f"the loss became {report.loss} at step {report.step:,}: the learning rate is "
-                    "too high for this recipe. Try half of it, such as "
-                    f"--set train.lr={self.train.lr / 2:g}, or a longer train.warmup"
-                )
+            self._refuse_divergence(report.loss, report.step)
             self.losses.append(report.loss)
             if report.step % self.train.eval_every == 0 or report.step == self.train.steps:
                 self._look(report.step)
@@ -103,10 +98,23 @@ class Loop:
                 self._checkpoint()
         return self._finish()
 
+    def _refuse_divergence(self, loss: float, step: int) -> None:
+        """Stop before anything is saved: the newest checkpoint is from before."""
+        if loss < _ABSURD:  # false for NaN as well
+            return
+        lower = [f"--set train.lr={self.train.lr / 2:g}"]
+        if self.train.optimizer == "muon":
+            lower.append(f"--set train.muon_lr={self.train.muon_lr / 2:g}")
+        raise ValueError(
+            f"the loss became {loss:.4g} at step {step:,}: the run has diverged. Take a lower "
+            f"learning rate, such as {' '.join(lower)}, or a longer train.warmup"
+        )
+
     def _look(self, step: int) -> None:
         """Score the start of the validation split; remember the weights if they are the best."""
         context = self.trainer.model.config.context
         measured = score(self.trainer.model, self.validation[:_GLANCE], stride=context)
+        self._refuse_divergence(measured.loss, step)
         if not self.looks or measured.loss < min(look["loss"] for look in self.looks):
             self.best = self._weights()
         self.looks.append({"step": step, "loss": measured.loss})
