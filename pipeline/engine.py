@@ -1,34 +1,32 @@
 """The engine: which stages are done, which must run, and running them so that nothing is lost.
 
 ``plan`` goes through the stages in order. A stage whose inputs are known has a record and so a key;
-the key's log says whether there is a result. ``run`` claims the first stage without one, runs it,
-publishes its files as blobs and then appends the result, in this order: an entry never names bytes
-that are not there. A killed run leaves blobs that nobody names and a claim that others can tell is
-dead; the next ``run`` goes on from the newest checkpoint.
+the key's log says whether there is a result. ``run`` goes to the first stage without one and either
+follows the process that works on it or does the work itself (work.py), until all have a result.
 """
 
-import importlib
 import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import gc, keys, log, sources
-from pipeline.beat import Beat, Watch, bury, machine_id
-from pipeline.errors import Interrupted, Lost, StoreError
-from pipeline.log import Claim, Entry, State
+from pipeline import keys, log, sources
+from pipeline.beat import Watch
+from pipeline.errors import Interrupted, Lost
+from pipeline.log import Entry, State
 from pipeline.machine import Machine
 from pipeline.memo import Memo
 from pipeline.recipe import Recipe, from_tree
 from pipeline.redact import redacted
-from pipeline.stage import Context, Stage
+from pipeline.stage import Stage
 from pipeline.stages import STAGES
-from pipeline.store import Store, explain, is_full
+from pipeline.store import Store
 from pipeline.ui import Ui
+from pipeline.work import Session, Work
 
 LATEST = "ref/latest"  # the recipe of the last run, for verbs that are told none
 
@@ -151,7 +149,7 @@ class Engine:
             self.remember()  # only now: a run whose data cannot be found is not worth remembering
             ran = False
             if planned.result is None:
-                planned, ran = self._bring_about(planned, done, machine, ui, stopping)
+                planned, ran = self._bring_about(planned, done, Session(machine, ui, stopping))
             done[stage.name] = planned
             report.append((planned, ran, time.monotonic() - start))
             ui.stage_done(planned, ran)
@@ -170,12 +168,7 @@ class Engine:
             self.store.replace(LATEST, data)
 
     def _bring_about(
-        self,
-        planned: Planned,
-        done: dict[str, Planned],
-        machine: Machine,
-        ui: Ui,
-        stopping: Callable[[], bool],
+        self, planned: Planned, done: dict[str, Planned], session: Session
     ) -> tuple[Planned, bool]:
         """Run the stage here, or wait for whoever runs it; says which."""
         assert planned.key is not None
@@ -187,16 +180,16 @@ class Engine:
             if planned.result is not None:
                 return planned, ran
             if state.owner is not None:
-                moved_on = self._follow(planned, ui, stopping)
+                moved_on = self._follow(planned, session)
                 if moved_on or log.read(self.store, planned.key) != state:
                     continue
             try:
-                self._work(planned, done, machine, ui, stopping)
+                self._work(planned, done, session)
                 ran = True
             except Lost:
-                ui.note(f"{planned.stage.name}: another process works on this stage now")
+                session.ui.note(f"{planned.stage.name}: another process works on this stage now")
 
-    def _follow(self, planned: Planned, ui: Ui, stopping: Callable[[], bool]) -> bool:
+    def _follow(self, planned: Planned, session: Session) -> bool:
         """Wait while the owner lives; False once it is dead, True once it has ended its work."""
         assert planned.state is not None and planned.state.owner is not None
         owner, seen = planned.state.owner, len(planned.state.entries)
@@ -204,11 +197,11 @@ class Engine:
         told = False
         while watch.alive():
             if not told:
-                ui.following(planned.stage.name, owner)
+                session.ui.following(planned.stage.name, owner)
                 told = True
-            if stopping():
+            if session.stopping():
                 raise Interrupted(f"{planned.stage.name} goes on in the other process")
-            ui.other_progress(planned.stage.name, watch.progress())
+            session.ui.other_progress(planned.stage.name, watch.progress())
             time.sleep(0.5)
             if self.store.read(log.entry_name(planned.key or "", seen)) is not None:
                 state = log.read(self.store, planned.key or "")
@@ -217,125 +210,22 @@ class Engine:
                 seen = len(state.entries)  # a checkpoint
         return False
 
-    def _work(
-        self,
-        planned: Planned,
-        done: dict[str, Planned],
-        machine: Machine,
-        ui: Ui,
-        stopping: Callable[[], bool],
-    ) -> None:
-        """Claim, run, publish. Raises Lost if the claim went to another process."""
-        key, state, stage = planned.key, planned.state, planned.stage
-        assert key is not None and state is not None
-        with Beat(self.store, key) as beat, self.store.scratch() as out:
-            claim = Claim.take(
-                self.store,
-                key,
-                state,
-                beat.owner,
-                {
-                    "machine_id": machine_id(),
-                    "machine": asdict(machine),
-                    **({} if state.record else {"record": planned.record}),
-                },
-            )
-            try:
-                if state.owner is not None:
-                    bury(self.store, key, state.owner)
-                if planned.missing and state.result:
-                    why = f"blob {planned.missing[0][:12]} was missing"
-                    claim.append("retire", {"positions": [state.result.position], "why": why})
-                restored = self._restore(claim, state, ui)
-                inputs = {name: self._input(name, done) for name in stage.inputs}
-                ui.stage_started(stage, restored.step if restored else None)
-                seconds = _stopwatch(restored.seconds if restored else 0.0)
-                context = Context(
-                    recipe=self.recipe,
-                    machine=machine,
-                    inputs=inputs,
-                    out=out,
-                    source=self.source(True) if stage.source else None,
-                    restored=restored.files if restored else None,
-                    stopping=stopping,
-                    show=_shower(ui, stage.name, beat),
-                    save=self._saver(claim, seconds),
-                )
-                metrics = importlib.import_module(stage.module).run(context)
-                files = self._publish(sorted(out.iterdir()))
-                claim.append("result", {"files": files, "metrics": metrics, "seconds": seconds()})
-            except Lost:
-                raise
-            except BaseException as error:
-                claim.release(type(error).__name__)
-                if is_full(error):
-                    raise explain(error, self.store.root) from error
-                raise
-            gc.prune(self.store, key)
-
-    def _input(self, name: str, done: dict[str, Planned]) -> Path:
-        upstream, file = name.split("/")
-        return self.file(done[upstream], file)
-
-    def _restore(self, claim: Claim, state: State, ui: Ui) -> "Restored | None":
-        """The newest checkpoint that is whole; damaged ones are retired."""
-        if state.result is not None:
-            return None  # it was finished once, and its checkpoints were removed then
-        for entry in reversed(state.checkpoints[-gc.KEEP :]):
-            try:
-                files = {
-                    name: self.store.blob(item["digest"])
-                    for name, item in entry.body["files"].items()
-                }
-                return Restored(entry.body["step"], entry.body["seconds"], files)
-            except StoreError as error:
-                ui.note(f"the checkpoint of step {entry.body['step']} is no use: {error}")
-                claim.append("retire", {"positions": [entry.position], "why": str(error)})
-        return None
-
-    def _publish(self, files: list[Path]) -> dict[str, dict[str, Any]]:
-        """Move files into the store as blobs: name -> digest and size."""
-        published = {}
-        for file in files:
-            size = file.stat().st_size
-            published[file.name] = {"digest": self.store.put(file), "size": size}
-        return published
-
-    def _saver(
-        self, claim: Claim, seconds: Callable[[], float]
-    ) -> Callable[[int, list[Path]], None]:
-        def save(step: int, files: list[Path]) -> None:
-            published = self._publish(files)
-            body = {"step": step, "files": published, "seconds": seconds()}
-            claim.append("checkpoint", body)
-            gc.prune(self.store, claim.key)
-
-        return save
-
-
-@dataclass(frozen=True)
-class Restored:
-    """A checkpoint to go on from; ``seconds`` were spent up to it, by whomever."""
-
-    step: int
-    seconds: float
-    files: dict[str, Path]
-
-
-def _stopwatch(spent: float) -> Callable[[], float]:
-    """Seconds since now, on top of what others have spent."""
-    start = time.monotonic()
-    return lambda: round(spent + time.monotonic() - start, 3)
-
-
-def _shower(ui: Ui, stage: str, beat: Beat) -> Callable[..., None]:
-    """Progress goes to the user here and, through the beat, to everybody who asks elsewhere."""
-
-    def show(done: int, total: int | None, unit: str, shown: dict[str, str]) -> None:
-        beat.progress = {"done": done, "total": total, "unit": unit, **shown}
-        ui.progress(stage, done, total, unit, shown)
-
-    return show
+    def _work(self, planned: Planned, done: dict[str, Planned], session: Session) -> None:
+        """Run the stage here on the files of earlier ones. Raises Lost if others were faster."""
+        assert planned.key is not None and planned.state is not None
+        stage = planned.stage
+        claimed = Work(self.store, stage, planned.key, planned.state, session)
+        inputs = {}
+        for name in stage.inputs:
+            upstream, file = name.split("/")
+            inputs[name] = self.file(done[upstream], file)
+        claimed.run(
+            self.recipe,
+            planned.record,
+            inputs,
+            source=self.source(True) if stage.source else None,
+            missing=planned.missing,
+        )
 
 
 def latest(store: Store) -> Recipe | None:
@@ -351,7 +241,7 @@ def latest(store: Store) -> Recipe | None:
     except (ValueError, KeyError, TypeError):
         raise ValueError(
             f"{store.root}/{LATEST}, the recipe of the last run, is of another version or damaged: "
-            "say what to run, with --size, --data, --recipe or --set"
+            "say what to run, with --size, --data or --recipe"
         ) from None
 
 
