@@ -56,17 +56,19 @@ class Engine:
 
     # planning
 
-    def plan(self, fetch: bool = False, progress: Any = None) -> list[Planned]:
-        """Every stage in order. With ``fetch`` a remote data source is downloaded if need be."""
+    def plan(self) -> list[Planned]:
+        """Every stage in order, from what is known here: nothing is downloaded."""
         planned: dict[str, Planned] = {}
         for stage in STAGES:
-            planned[stage.name] = self._plan(stage, planned, fetch, progress)
-        self.memo.save() if self.store.root.exists() else None
+            planned[stage.name] = self._plan(stage, planned, fetch=False)
+        if self.store.root.exists():  # looking makes no store
+            self.memo.save()
         return list(planned.values())
 
     def _plan(
-        self, stage: Stage, earlier: dict[str, Planned], fetch: bool, progress: Any
+        self, stage: Stage, earlier: dict[str, Planned], fetch: bool, progress: Any = None
     ) -> Planned:
+        """With ``fetch`` a remote data source is downloaded if need be."""
         inputs = {}
         if stage.source:
             source = self._source_digest(fetch, progress)
@@ -155,8 +157,7 @@ class Engine:
             ui.stage_done(planned, ran)
             if stage.name == upto:
                 break
-        if self.store.root.exists():
-            self.memo.save()
+        self.memo.save()
         return report
 
     def remember(self) -> None:
@@ -214,12 +215,12 @@ class Engine:
         """Run the stage here on the files of earlier ones. Raises Lost if others were faster."""
         assert planned.key is not None and planned.state is not None
         stage = planned.stage
-        claimed = Work(self.store, stage, planned.key, planned.state, session)
+        work = Work(self.store, stage, planned.key, planned.state, session)
         inputs = {}
         for name in stage.inputs:
             upstream, file = name.split("/")
             inputs[name] = self.file(done[upstream], file)
-        claimed.run(
+        work.run(
             self.recipe,
             planned.record,
             inputs,

@@ -10,6 +10,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """A small text for the toy pipeline."""
+    from pipelines import write_corpus
+
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "text.txt")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, corpus) -> Path:
+    """The store of a finished run of the command line; tests only read it."""
+    from commands import TOY, pipeline
+
+    store = tmp_path_factory.mktemp("finished") / "store"
+    told = pipeline("run", "--store", store, "--data", corpus, *TOY)
+    assert told.code == 0, told.err
+    return store
+
+
+@pytest.fixture(scope="session")
 def shakespeare() -> Path:
     """The text TinyShakespeare (1.1 MB); tests that need it are skipped where it is not at hand."""
     beside = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"

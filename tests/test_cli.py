@@ -4,7 +4,6 @@ import json
 
 import pytest
 from commands import TOY, TOY_RECIPE, launch, pipeline
-from pipelines import write_corpus
 
 from launchers import cli as launch_cli
 from pipeline import cli as pipeline_cli
@@ -15,20 +14,6 @@ from pipeline.recipe import SIZES
 from pipeline.store import Store
 
 STAGES = pipeline_cli.NAMES
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "text.txt")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, corpus):
-    """The store of a finished run; tests only read it."""
-    store = tmp_path_factory.mktemp("finished") / "store"
-    told = pipeline("run", "--store", store, "--data", corpus, *TOY)
-    assert told.code == 0, told.err
-    return store
 
 
 # help and usage

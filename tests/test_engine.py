@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from pipelines import MACHINE, digests, run, toy_engine, write_corpus
@@ -23,11 +22,6 @@ from pipeline.store import Store
 from pipeline.ui import Ui
 
 NAMES = [stage.name for stage in STAGES]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "text.txt")
 
 
 @pytest.fixture(scope="module")

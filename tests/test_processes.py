@@ -12,7 +12,7 @@ import time
 import pytest
 from commands import TOY, pipeline, start
 from file_server import serving
-from pipelines import MACHINE, digests, run, toy_engine, write_corpus
+from pipelines import MACHINE, digests, run, toy_engine
 
 from pipeline import cli as pipeline_cli
 from pipeline import download, log
@@ -22,20 +22,6 @@ from pipeline.errors import Interrupted
 from pipeline.log import Claim
 from pipeline.store import Store
 from pipeline.ui import Ui
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "text.txt")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, corpus):
-    """The store of a finished run; tests only read it."""
-    store = tmp_path_factory.mktemp("finished") / "store"
-    told = pipeline("run", "--store", store, "--data", corpus, *TOY)
-    assert told.code == 0, told.err
-    return store
 
 
 def test_looking_loads_no_large_library(finished):

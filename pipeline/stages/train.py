@@ -40,7 +40,7 @@ def run(context: Context) -> dict[str, object]:
     if machine.threads:
         torch.set_num_threads(machine.threads)
     device = resolve_device(machine.device)
-    model = build_model(context, tokens["vocab_size"])
+    model = GPT(context.recipe.model, tokens["vocab_size"], seed=context.recipe.train.seed)
     model.compute_dtype = resolve_precision(machine.precision, device)
     train = context.recipe.train
     stream = open_tokens(context.inputs["encode/train.tokens"], tokens["vocab_size"])
@@ -52,18 +52,12 @@ def run(context: Context) -> dict[str, object]:
         device=device,
     )
     validation = open_tokens(context.inputs["encode/validation.tokens"], tokens["vocab_size"])
-    loop = Loop(context, trainer, validation, tokens)
-    return loop.run()
+    return Loop(context, trainer, validation, tokens).run()
 
 
 def default_micro_batch(context: int) -> int:
     """Sequences that are 16,384 tokens together: fits small cards, and keeps big ones busy."""
     return max(1, (1 << 14) // context)
-
-
-def build_model(context: Context, vocab_size: int) -> GPT:
-    """The recipe's model at its start."""
-    return GPT(context.recipe.model, vocab_size, seed=context.recipe.train.seed)
 
 
 class Loop:
