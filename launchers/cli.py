@@ -9,8 +9,9 @@ from pipeline import log
 from pipeline.beat import Watch
 from pipeline.cli import run_command
 from pipeline.options import store_option
+from pipeline.places import open_store
 from pipeline.show import how_far, table
-from pipeline.store import Store, open_store
+from pipeline.store import Store
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

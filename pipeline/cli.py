@@ -26,9 +26,9 @@ from pipeline.options import (
     recipe_options,
     store_option,
 )
+from pipeline.places import open_store, trust
 from pipeline.redact import redacted
 from pipeline.stages import STAGES
-from pipeline.store import open_store
 
 EXIT_INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: the same command goes on
 TWICE = 0.5  # seconds within which two signals are one: timeout(1) and others send each twice
@@ -72,9 +72,10 @@ def run(stage: str, dry_run: bool, as_json: bool, **options: Any) -> None:
         return
     from pipeline import ui as user_interface
 
+    trust(engine.store)
     ui = user_interface.choose() if not as_json else user_interface.Ui(sys.stderr)
     source = redacted(engine.recipe.data.source)
-    ui.say(f"{engine.recipe.size} on {source}, store {engine.store.root}")
+    ui.say(f"{engine.recipe.size} on {source}, store {engine.store.place}")
     try:
         report = engine.run(stage, machine, ui, stop_on_signals())
     except Interrupted as interrupted:
@@ -165,7 +166,7 @@ def log_stage(stage: str, as_json: bool, **options: Any) -> None:
     planned = _planned(engine, stage)
     entries: tuple[log.Entry, ...] = planned.state.entries if planned.state else ()
     if not entries:
-        click.echo(f"{stage} has never run with this recipe on {engine.store.root}", err=True)
+        click.echo(f"{stage} has never run with this recipe on {engine.store.place}", err=True)
     for entry in entries:
         click.echo(json.dumps(entry.body) if as_json else show.story(entry))
 

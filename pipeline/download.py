@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from pipeline.disk import explain
 from pipeline.keys import digest, file_digest
+from pipeline.locks import alone
 from pipeline.redact import redacted
-from pipeline.store import explain
 
 Progress = Callable[[int, int | None, str], None]
 
@@ -100,7 +101,7 @@ def fetch(url: str, target: Path, expected: str | None, progress: Progress | Non
     partial = target.with_name(target.name + ".partial")
     with _writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target, lambda: progress(_size(partial), None, "B")):
+        with alone(target, lambda: progress(_size(partial), None, "B")):
             known = expected or recorded(target)
             if known and target.is_file() and file_digest(target) == known:
                 return known  # another process was faster
@@ -321,24 +322,3 @@ def _writing(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise explain(error, root) from error
-
-
-@contextlib.contextmanager
-def _alone(target: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the target's lock, so that no two processes append to one partial file.
-
-    The system lets go of it when its holder dies. Where there are no such locks (Windows), starting
-    one download at a time is left to the user.
-    """
-    with target.with_name(target.name + ".lock").open("ab") as file:
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    waiting()
-                    time.sleep(0.2)
-        yield

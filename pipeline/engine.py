@@ -1,8 +1,9 @@
 """The engine: which stages are done, which must run, and running them so that nothing is lost.
 
 ``plan`` goes through the stages in order. A stage whose inputs are known has a record and so a key;
-the key's log says whether there is a result. ``run`` goes to the first stage without one and either
-follows the process that works on it or does the work itself (work.py), until all have a result.
+the key's log says whether there is a result, in this store or in one of the stores that it may read
+from. ``run`` goes to the first stage without one and brings what another store has of it, follows
+the process that works on it or does the work itself (work.py), until all have a result.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import keys, log, sources
-from pipeline.beat import Watch
+from pipeline.beat import Watch, me
 from pipeline.errors import Interrupted, Lost
 from pipeline.log import Entry, State
 from pipeline.machine import Machine
@@ -25,10 +26,12 @@ from pipeline.redact import redacted
 from pipeline.stage import Stage
 from pipeline.stages import STAGES
 from pipeline.store import Store
+from pipeline.transfer import bring
 from pipeline.ui import Ui
 from pipeline.work import Session, Work
 
 LATEST = "ref/latest"  # the recipe of the last run, for verbs that are told none
+_PATIENCE = 900.0  # seconds; a store that is away for ten minutes costs nothing but a warning
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Planned:
     key: str | None = None
     state: State | None = None
     missing: tuple[str, ...] = ()  # blobs of its result that are gone
+    origin: Store | None = None  # the other store that ``state`` is of
 
     @property
     def result(self) -> Entry | None:
@@ -48,10 +52,10 @@ class Planned:
 
 
 class Engine:
-    """The stages of one recipe on one store."""
+    """The stages of one recipe on one store; ``upstreams`` are read from and never written to."""
 
-    def __init__(self, store: Store, recipe: Recipe) -> None:
-        self.store, self.recipe = store, recipe
+    def __init__(self, store: Store, recipe: Recipe, upstreams: tuple[Store, ...] = ()) -> None:
+        self.store, self.recipe, self.upstreams = store, recipe, upstreams
         self.memo = Memo(store.root / "cache" / "memo.json")
 
     # planning
@@ -61,7 +65,7 @@ class Engine:
         planned: dict[str, Planned] = {}
         for stage in STAGES:
             planned[stage.name] = self._plan(stage, planned, fetch=False)
-        if self.store.root.exists():  # looking makes no store
+        if self.store.remote or self.store.root.exists():  # looking makes no store
             self.memo.save()
         return list(planned.values())
 
@@ -88,14 +92,19 @@ class Engine:
         record = keys.record(
             stage.name, stage.version, code, self.recipe.settings(stage.reads), inputs
         )
-        key = keys.key(record)
-        state = log.read(self.store, key)
-        return Planned(stage, record, key, state, self._missing(state))
+        planned = self._look(Planned(stage, record, keys.key(record)))
+        for origin in self.upstreams if planned.result is None else ():
+            theirs = self._look(planned, origin)
+            if theirs.result is not None:
+                return theirs
+        return planned
 
-    def _missing(self, state: State) -> tuple[str, ...]:
-        """The blobs of a log's result that are gone."""
-        needed = state.result.digests if state.result else {}
-        return tuple(blob for blob, size in needed.items() if not self.store.has(blob, size))
+    def _look(self, planned: Planned, origin: Store | None = None) -> Planned:
+        """The stage as the log of its key says in the store, or in another."""
+        store = origin or self.store
+        state = log.read(store, planned.key or "")
+        missing = store.missing(state.result.digests) if state.result else ()
+        return replace(planned, state=state, missing=missing, origin=origin)
 
     def _place(self) -> str:
         """The source's name, such that it means the same in every directory and tells no secret."""
@@ -132,7 +141,8 @@ class Engine:
         """A verified file of a stage's result. Raises ValueError if there is no result yet."""
         if planned.result is None:
             raise ValueError(f"{planned.stage.name} has no result yet: run `pipeline run` first")
-        return self.store.blob(planned.result.body["files"][name]["digest"])
+        store = planned.origin or self.store
+        return store.blob(planned.result.body["files"][name]["digest"])
 
     # running
 
@@ -143,6 +153,7 @@ class Engine:
 
         Raises Interrupted when ``stopping()`` becomes true, ValueError for what the user can mend.
         """
+        self.store = self.store.patient(_PATIENCE, _waiting(ui, stopping))
         done: dict[str, Planned] = {}
         report = []
         for stage in STAGES:
@@ -150,7 +161,7 @@ class Engine:
             planned = self._plan(stage, done, True, ui.fetching(stage.name, stopping))
             self.remember()  # only now: a run whose data cannot be found is not worth remembering
             ran = False
-            if planned.result is None:
+            if planned.result is None or planned.origin is not None:
                 planned, ran = self._bring_about(planned, done, Session(machine, ui, stopping))
             done[stage.name] = planned
             report.append((planned, ran, time.monotonic() - start))
@@ -172,23 +183,31 @@ class Engine:
         self, planned: Planned, done: dict[str, Planned], session: Session
     ) -> tuple[Planned, bool]:
         """Run the stage here, or wait for whoever runs it; says which."""
-        assert planned.key is not None
-        self.store.sweep()
+        self.store.disk.sweep()
         ran = False
         while True:
-            state = log.read(self.store, planned.key)
-            planned = replace(planned, state=state, missing=self._missing(state))
+            planned = self._look(planned)
             if planned.result is not None:
                 return planned, ran
-            if state.owner is not None:
+            assert planned.state is not None
+            if planned.state.owner is not None:
                 moved_on = self._follow(planned, session)
-                if moved_on or log.read(self.store, planned.key) != state:
+                if moved_on or log.read(self.store, planned.key or "") != planned.state:
                     continue
             try:
-                self._work(planned, done, session)
-                ran = True
+                if not self._bring(planned, session):
+                    self._work(planned, done, session)
+                    ran = True
             except Lost:
                 session.ui.note(f"{planned.stage.name}: another process works on this stage now")
+
+    def _bring(self, planned: Planned, session: Session) -> bool:
+        """Bring a result, or checkpoints further than ours, from an upstream; False if none has."""
+        for origin in self.upstreams:
+            if bring(origin, self.store, planned.key or "", me(), session.counting(planned.stage)):
+                session.ui.note(f"{planned.stage.name}: brought from {origin.place}")
+                return True
+        return False
 
     def _follow(self, planned: Planned, session: Session) -> bool:
         """Wait while the owner lives; False once it is dead, True once it has ended its work."""
@@ -216,14 +235,19 @@ class Engine:
         assert planned.key is not None and planned.state is not None
         stage = planned.stage
         work = Work(self.store, stage, planned.key, planned.state, session)
-        inputs = {}
-        for name in stage.inputs:
+        report = session.counting(stage)
+
+        def fetch(name: str) -> Path:
             upstream, file = name.split("/")
-            inputs[name] = self.file(done[upstream], file)
+            result = done[upstream].result
+            assert result is not None
+            return self.store.blob(result.body["files"][file]["digest"], report)
+
+        paths = self.store.side_by_side(fetch, stage.inputs)
         work.run(
             self.recipe,
             planned.record,
-            inputs,
+            dict(zip(stage.inputs, paths)),
             source=self.source(True) if stage.source else None,
             missing=planned.missing,
         )
@@ -241,9 +265,24 @@ def latest(store: Store) -> Recipe | None:
         return from_tree(json.loads(data))
     except (ValueError, KeyError, TypeError):
         raise ValueError(
-            f"{store.root}/{LATEST}, the recipe of the last run, is of another version or damaged: "
-            "say what to run, with --size, --data or --recipe"
+            f"{store.place}/{LATEST}, the recipe of the last run, is of another version or "
+            "damaged: say what to run, with --size, --data or --recipe"
         ) from None
+
+
+def _waiting(ui: Ui, stopping: Callable[[], bool]) -> Callable[[str], None]:
+    """What to do while the store is away: say so once in a while, and stop if asked to."""
+    told = -60.0
+
+    def waiting(why: str) -> None:
+        nonlocal told
+        if stopping():
+            raise Interrupted(why)
+        if time.monotonic() - told >= 60.0:
+            told = time.monotonic()
+            ui.note(f"{why}. Trying again (Ctrl-C to stop)")
+
+    return waiting
 
 
 def age(at: str) -> float:

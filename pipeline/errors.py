@@ -10,4 +10,8 @@ class Lost(Exception):
 
 
 class StoreError(ValueError):
-    """The store cannot do what it must: full, read-only, unreachable, or damaged."""
+    """The store cannot do what it must: full, read-only, refused, or damaged; a person must act."""
+
+
+class StoreAway(StoreError):
+    """The store cannot be reached now; the same call may succeed later."""

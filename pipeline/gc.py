@@ -1,32 +1,26 @@
-"""Which blobs are still needed, and the removal of checkpoints that newer ones have replaced.
+"""Which blobs are still needed, and the removal of those that are not.
 
-Needed are all files of every result, and of every unfinished log the newest two checkpoints: two,
-so that a damaged one costs an interval and not the run. Log entries are never deleted: their
-positions are what keeps late processes out.
+Needed are all files of every result, and of every unfinished log the newest checkpoints (log.py).
+Log entries are never deleted: their positions are what keeps late processes out.
 """
 
 from pipeline import log
-from pipeline.log import State
 from pipeline.store import Store
 
-KEEP = 2
 
+def prune(store: Store, key: str, loose: set[str], pruned: set[str]) -> None:
+    """Remove blobs that only replaced checkpoints of this log name, and those in ``loose``.
 
-def needed(state: State) -> set[str]:
-    """The blobs of one log that must stay."""
-    if state.result is not None:
-        return set(state.result.digests)
-    return {blob for entry in state.checkpoints[-KEEP:] for blob in entry.digests}
-
-
-def prune(store: Store, key: str) -> int:
-    """Remove blobs that only replaced checkpoints of this log name; returns how many.
-
-    Call it as the owner of the log. Other logs may name the same bytes, so all are read.
+    Call it as the owner of the log. Other logs may name the same bytes, so all are looked at.
+    ``loose`` are blobs of a checkpoint whose entry was never written; ``pruned`` remembers from
+    call to call what is gone already.
     """
-    states = {name: log.read(store, name) for name in log.keys(store)}
-    named = {blob for entry in states[key].checkpoints for blob in entry.digests}
-    replaced = named.difference(*(needed(state) for state in states.values()))
-    for blob in replaced:
-        store.remove_blob(blob)
-    return len(replaced)
+    state = log.read(store, key)
+    named = {blob for entry in state.checkpoints for blob in entry.digests}
+    replaced = (named | loose) - state.needed - pruned
+    if not replaced:
+        return
+    for other in log.keys(store):
+        replaced -= log.read(store, other).needed
+    store.side_by_side(store.remove_blob, replaced)
+    pruned |= replaced

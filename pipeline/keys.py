@@ -24,7 +24,10 @@ FORMAT = 1  # of records: a change here re-runs everything, everywhere
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("model", "pipeline", "launchers")
 # carries or shows results and has no say in them
-_ENGINE = "beat cli engine errors gc keys log machine memo recipe redact report stage store ui work"
+_ENGINE = (
+    "beat cli courier disk engine errors gc keys locks log machine memo places recipe redact "
+    "remote remote_errors report stage storage store transfer ui work"
+)
 ENGINE = frozenset(f"pipeline.{name}" for name in _ENGINE.split())
 
 

@@ -18,6 +18,7 @@ class Machine:
     threads: int = 0  # CPU threads of torch; 0: torch's own choice
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int = 0  # additionally every so many steps; 0: by time alone
+    keep: int = 2  # so many of the newest checkpoints stay until there is a result
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device):

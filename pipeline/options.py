@@ -8,15 +8,17 @@ import click
 
 from pipeline import recipe
 from pipeline.engine import Engine, latest
+from pipeline.errors import StoreError
 from pipeline.machine import Machine, duration
-from pipeline.store import open_store
+from pipeline.places import open_store
 
 store_option = click.option(
     "--store",
     envvar="IGNITE_STORE",
     default="artifacts",
     show_default=True,
-    help="Directory of the store (or IGNITE_STORE).",
+    metavar="PLACE",
+    help="Directory or URL (s3://, gs://, abfs://) of the store; or IGNITE_STORE.",
 )
 
 
@@ -24,6 +26,13 @@ def recipe_options(command: Callable) -> Callable:
     """Options that choose a recipe and the store; all verbs share them."""
     for option in (
         store_option,
+        click.option(
+            "--from",
+            "upstreams",
+            multiple=True,
+            metavar="PLACE",
+            help="Another store to take results and checkpoints from. May be repeated.",
+        ),
         click.option(
             "--set",
             "settings",
@@ -52,6 +61,14 @@ def recipe_options(command: Callable) -> Callable:
 def machine_options(command: Callable) -> Callable:
     """Options of the machine; they change how fast a run is, never what it trains."""
     for option in (
+        click.option(
+            "--keep",
+            type=click.IntRange(2),
+            default=2,
+            show_default=True,
+            metavar="N",
+            help="Keep the newest N checkpoints of an unfinished run.",
+        ),
         click.option(
             "--checkpoint-steps",
             type=click.IntRange(0),
@@ -95,6 +112,7 @@ def make_engine(
     text_field: str | None,
     settings: tuple[str, ...],
     store: str,
+    upstreams: tuple[str, ...],
 ) -> Engine:
     """The engine for the chosen recipe.
 
@@ -110,9 +128,11 @@ def make_engine(
             chosen = recipe.changed(base, settings)
         else:
             chosen = recipe.load(size, file, data, settings)
+    except StoreError:
+        raise
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    return Engine(opened, chosen)
+    return Engine(opened, chosen, tuple(open_store(place) for place in upstreams))
 
 
 def make_machine(
@@ -122,16 +142,25 @@ def make_machine(
     threads: int,
     checkpoint_every: str,
     checkpoint_steps: int,
+    keep: int,
 ) -> Machine:
     """The machine as it was described. Raises UsageError for what no machine is."""
     try:
         seconds = duration(checkpoint_every)
-        return Machine(device, precision, micro_batch, threads, seconds, checkpoint_steps)
+        return Machine(device, precision, micro_batch, threads, seconds, checkpoint_steps, keep)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
 
-_MACHINE = ("device", "precision", "micro_batch", "threads", "checkpoint_every", "checkpoint_steps")
+_MACHINE = (
+    "device",
+    "precision",
+    "micro_batch",
+    "threads",
+    "checkpoint_every",
+    "checkpoint_steps",
+    "keep",
+)
 
 
 def engine_and_machine(options: dict[str, Any]) -> tuple[Engine, Machine]:

@@ -58,7 +58,7 @@ def status(engine: Engine, plan: list[Planned]) -> dict[str, Any]:
     tree = engine.recipe.tree()
     tree["data"]["source"] = redacted(tree["data"]["source"])
     return {
-        "store": str(engine.store.root),
+        "store": engine.store.place,
         "recipe": tree,
         "stages": {planned.stage.name: describe(engine, planned) for planned in plan},
     }

@@ -2,233 +2,283 @@
 
     blob/ab/<sha256>     bytes, written once, verified whenever they are read
     log/..., beat/..., ref/...    small records; what they mean is said in log.py
-    tmp/                 files that are not whole yet; nobody reads them
+    tmp/, part/          files that are not whole yet; nobody reads them
 
-No step is ever half done. A file is written under ``tmp/`` in the store's own tree, flushed to the
-disk, and then given its name by one atomic call: ``link`` where the name must be new (it fails if
-the name exists, so of any number of processes exactly one wins), ``replace`` where the last writer
-may win. A process that dies leaves at most a temporary file, which ``sweep`` removes.
+A store is a directory of this machine, or a place elsewhere (a bucket, a server) with a directory
+of this machine in front of it. Records are read and written where the store is. Blobs are kept on
+this machine as well and fetched when they are first asked for: a piece at a time, going on where a
+fetch was cut, held against their name when whole.
 
-This is the local store; it expects a file system with hard links.
+Two rules make it safe over any network. A record that was to be created exclusively is read back
+after *every* error: if it holds our bytes we won and only the answer was lost. And what is away may
+come back: calls are repeated for ``patience`` seconds before they fail.
 """
 
 import contextlib
-import errno
-import os
+import copy
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
-from pipeline.errors import StoreError
+from pipeline.disk import Disk
+from pipeline.errors import StoreAway, StoreError
 from pipeline.keys import file_digest
-from pipeline.redact import redacted
+from pipeline.locks import alone
+from pipeline.storage import Report, Storage
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+Result = TypeVar("Result")
+_AT_ONCE = 8  # requests side by side
+AGAIN = "run `pipeline run` again, and the stage that made it makes it again"
+
+
+def silent(count: int) -> None:
+    """A report of progress that nobody reads."""
 
 
 class Store:
-    """A store in a local directory, which is made when something is first written to it."""
+    """Records and blobs; see the module docstring. One may be used by several threads.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    ``exclusive`` is False for a mirror: one process at a time writes it, by push.
+    """
+
+    def __init__(self, disk: Disk, remote: Storage | None = None, exclusive: bool = True) -> None:
+        self.disk, self.remote, self.exclusive = disk, remote, exclusive
+        self.records: Storage = remote or disk
+        self.known: dict[str, tuple[Any, ...]] = {}  # log entries by key: see log.read
+        self.patience = 20.0
+        self.waiting: Callable[[str], None] = lambda why: None  # called while it is away; may raise
+
+    @property
+    def root(self) -> Path:
+        """The directory of this machine that belongs to the store: itself, or in front of it."""
+        return self.disk.root
+
+    @property
+    def place(self) -> str:
+        """Where the store is, for people."""
+        return self.records.place
+
+    def patient(self, seconds: float, waiting: Callable[[str], None]) -> "Store":
+        """The same store for a caller that waits longer, or less long, when it is away."""
+        other = copy.copy(self)
+        other.patience, other.waiting = seconds, waiting
+        return other
+
+    def insist(self, call: Callable[[], Result]) -> Result:
+        """Repeat a call while the store is away, for as long as ``patience`` lasts."""
+        start, pause = time.monotonic(), 0.1
+        while True:
+            try:
+                return call()
+            except StoreAway as error:
+                again = time.monotonic() + pause
+                if again - start > self.patience:
+                    raise
+                while (left := again - time.monotonic()) > 0:
+                    self.waiting(str(error))
+                    time.sleep(min(left, 0.5))
+                pause = min(2 * pause, 10.0)
+
+    def side_by_side(self, call: Callable[[Any], Result], items: Iterable[Any]) -> list[Result]:
+        """The call's answer for each item, several at once where each waits for a network."""
+        items = list(items)
+        if self.remote is None or len(items) < 2:
+            return [call(item) for item in items]
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(call, items))
+
+    # records
 
     def create(self, name: str, data: bytes) -> bool:
-        """Create ``name`` with ``data``; False if it already holds something else.
+        """Create ``name`` with ``data``; False if it already holds something else."""
+        if not self.exclusive:
+            if self.read(name) is None:
+                self.replace(name, data)
+            return self.read(name) == data
+        return self.insist(lambda: self._create(name, data))
 
-        Exclusive among any number of processes. On any error the name is read back: if it holds
-        our bytes, we won and only the answer was lost.
-        """
-        path = self.root / name
-        with self._explained(name), self.scratch() as scratch:
-            temporary = scratch / "record"
-            _write(temporary, data)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(temporary, path)
-            except OSError as error:
-                if not path.exists():
-                    raise _no_links(self.root, error) from error
-                return path.read_bytes() == data
-            _flush_directory(path.parent)
-        return True
+    def _create(self, name: str, data: bytes) -> bool:
+        failed = None
+        try:
+            self.records.create(name, data)
+            return True
+        except FileExistsError:
+            pass
+        except StoreError as error:
+            failed = error
+        found = self.records.read(name)  # carried out or not? only the place knows
+        if found is None:
+            raise failed or StoreAway(f"{self.place} holds {name} and does not show it")
+        return found == data
 
     def replace(self, name: str, data: bytes) -> None:
         """Give ``name`` new content; the last writer wins, readers see the old or the new."""
-        path = self.root / name
-        with self._explained(name), self.scratch() as scratch:
-            (scratch / "record").write_bytes(data)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(scratch / "record", path)
+        self.insist(lambda: self.records.replace(name, data))
 
     def read(self, name: str) -> bytes | None:
         """The content of a record, or None where there is none."""
-        try:
-            return (self.root / name).read_bytes()
-        except FileNotFoundError:
-            return None
+        return self.insist(lambda: self.records.read(name))
+
+    def read_many(self, names: list[str]) -> list[bytes | None]:
+        return self.insist(lambda: self.records.read_many(names))
 
     def names(self, folder: str) -> list[str]:
-        """The names directly inside a folder, sorted; none where there is no such folder.
+        """The names directly inside a folder, sorted; none where there is no such folder."""
+        return self.insist(lambda: self.records.names(folder))
 
-        Hidden ones are not ours: file managers leave them wherever they look.
-        """
-        try:
-            found = os.listdir(self.root / folder)
-            return sorted(name for name in found if not name.startswith("."))
-        except FileNotFoundError:
-            return []
+    def modified(self, name: str) -> float:
+        """When a record was last written, by the store's own clock; 0.0 if there is none."""
+        found = self.insist(lambda: self.records.stat(name))
+        return found[1] if found else 0.0
 
     def remove(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+        self.insist(lambda: self.records.remove(name))
 
     # blobs
 
-    def put(self, file: Path) -> str:
-        """Move a file of this store's scratch space in as a blob; returns its sha256."""
-        name = file_digest(file)
-        path = self.blob_path(name)
-        with self._explained(name):
-            if path.exists() and path.stat().st_size == file.stat().st_size:
-                file.unlink()
-                return name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-            os.chmod(file, 0o444)
-            os.replace(file, path)
-            _flush_directory(path.parent)
+    def put(self, file: Path, report: Report = silent) -> str:
+        """Move a file of the scratch space in as a blob; returns its sha256."""
+        name = self.keep(file)
+        self.send(name, report)
         return name
 
-    def has(self, blob: str, size: int) -> bool:
-        """Is the blob there, as far as its size tells? (``blob`` looks at every byte.)"""
-        try:
-            return self.blob_path(blob).stat().st_size == size
-        except OSError:
-            return False
+    def keep(self, file: Path) -> str:
+        """The half of ``put`` that needs no network: the blob is whole on this machine."""
+        name, size = file_digest(file), file.stat().st_size
+        kept = self.disk.stat(_blob(name))
+        if kept is not None and kept[0] == size:
+            file.unlink()
+        else:
+            self.disk.move_in(file, _blob(name))
+        return name
 
-    def blob(self, name: str) -> Path:
-        """The path of a blob, after its bytes were held against its name.
+    def send(self, name: str, report: Report = silent) -> None:
+        """The other half: bring a blob of this machine to where the store is, if it is not there.
+
+        It counts as there when the place shows all its bytes, and not before.
+        """
+        size = self.blob_path(name).stat().st_size
+        if self.remote is None or self.has(name, size):
+            report(size)
+            return
+
+        def carry() -> None:
+            self.records.upload(self.blob_path(name), _blob(name), report)
+            if not self._has(name, size):
+                raise StoreAway(f"{self.place} took blob {name[:12]} and shows less than all of it")
+
+        self.insist(carry)
+
+    def has(self, name: str, size: int) -> bool:
+        """Is the blob there, as far as its size tells? (``blob`` looks at every byte.)"""
+        return self.insist(lambda: self._has(name, size))
+
+    def _has(self, name: str, size: int) -> bool:
+        found = self.records.stat(_blob(name))
+        return found is not None and found[0] == size
+
+    def missing(self, sizes: dict[str, int]) -> tuple[str, ...]:
+        """Those of the blobs (name -> size) that are not there."""
+        there = self.side_by_side(lambda item: self.has(*item), sizes.items())
+        return tuple(name for name, found in zip(sizes, there) if not found)
+
+    def blob(self, name: str, report: Report = silent) -> Path:
+        """The path of a blob on this machine, after its bytes were held against its name.
 
         Raises StoreError if it is missing or damaged; a damaged one is moved out of the way first,
         so that the stage that made it makes it again.
         """
         path = self.blob_path(name)
-        if not path.exists():
-            raise StoreError(
-                f"blob {name[:12]} is missing from {self.root}: run `pipeline run` again, "
-                "and the stage that made it will make it again"
-            )
-        if (found := file_digest(path)) != name:
-            aside = self.root / "damaged" / f"{name}.{time.time_ns()}"
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, aside)
-            raise StoreError(
-                f"blob {name[:12]} is damaged: its bytes hash to {found[:12]}. It was moved to "
-                f"{aside}. Run `pipeline run` again: the stage that made it will make it again. "
-                "If this happens twice, check the disk"
-            )
+        if path.exists():
+            if (found := file_digest(path)) == name:
+                return path
+            aside = self.disk.move_aside(_blob(name))
+            if self.remote is None:
+                raise StoreError(
+                    f"blob {name[:12]} is damaged: its bytes hash to {found[:12]}. It was moved to "
+                    f"{aside}; {AGAIN}. If this happens twice, check the disk"
+                )
+        if self.remote is None:
+            raise StoreError(f"blob {name[:12]} is missing from {self.place}: {AGAIN}")
+        self._fetch(name, report)
         return path
+
+    def _fetch(self, name: str, report: Report) -> None:
+        part = self.disk.path(f"part/{name}")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        wrong = []
+        with alone(part, lambda: self.waiting("another process fetches the same blob")):
+            while not self.blob_path(name).exists():  # another process may have fetched it
+                self.insist(lambda: self._append_to(part, name, report))
+                if (found := file_digest(part)) == name:
+                    self.disk.move_in(part, _blob(name))
+                    return
+                part.unlink()
+                wrong.append(found)
+                if len(wrong) == 2:
+                    raise self._damaged(name, *wrong)
+
+    def _append_to(self, part: Path, name: str, report: Report) -> None:
+        """Fetch what ``part`` does not hold yet; a process that dies leaves what it has."""
+        with part.open("ab") as file:
+            have = file.tell()
+            report(have)
+            try:
+                for piece in self.records.chunks(_blob(name), have):
+                    file.write(piece)
+                    report(len(piece))
+            except FileNotFoundError:
+                raise StoreError(
+                    f"blob {name[:12]} is missing from {self.place}: {AGAIN}"
+                ) from None
+            except StoreAway:
+                report(-file.tell())  # it is counted again when the fetch goes on
+                raise
+
+    def _damaged(self, name: str, first: str, second: str) -> StoreError:
+        if first != second:
+            return StoreAway(f"{self.place} delivered blob {name[:12]} damaged, twice differently")
+        self.remove(_blob(name))
+        return StoreError(
+            f"blob {name[:12]} was damaged in {self.place}: its bytes hash to {first[:12]}. It "
+            f"was removed; {AGAIN}"
+        )
 
     def blobs(self) -> Iterator[str]:
         for folder in self.names("blob"):
             yield from self.names(f"blob/{folder}")
 
+    def blob_chunks(self, name: str) -> Iterator[bytes]:
+        """The bytes of a blob where the store is, nothing kept. Raises FileNotFoundError."""
+        return self.records.chunks(_blob(name))
+
     def remove_blob(self, name: str) -> None:
-        self.blob_path(name).unlink(missing_ok=True)
+        self.forget(name)
+        self.remove(_blob(name))
+
+    def forget(self, name: str) -> None:
+        """Remove this machine's copy of a blob; the store's own stays."""
+        if self.remote is not None:
+            self.disk.remove(_blob(name))
+
+    def take(self, name: str, source: "Store", report: Report = silent) -> None:
+        """Bring a blob over from another store."""
+        with self.scratch() as scratch:
+            shutil.copyfile(source.blob(name, report), scratch / name)
+            self.put(scratch / name)
 
     def blob_path(self, name: str) -> Path:
-        """Where a blob lies, unverified: for showing to people."""
-        return self.root / "blob" / name[:2] / name
+        """Where a blob lies on this machine, unverified, if it is there."""
+        return self.disk.path(_blob(name))
 
-    # scratch space
-
-    @contextlib.contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """A directory in the store's tree for files on their way in; gone afterwards."""
-        folder = self.root / "tmp"
-        with self._explained("tmp"):
-            folder.mkdir(parents=True, exist_ok=True)
-            path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=folder))
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
-
-    def sweep(self, older_than: float = 24 * 3600) -> None:
-        """Remove temporary files that a process which died long ago left behind."""
-        for name in self.names("tmp"):
-            path = self.root / "tmp" / name
-            with contextlib.suppress(OSError):
-                newest = max(each.stat().st_mtime for each in (path, *path.iterdir()))
-                if time.time() - newest > older_than:
-                    shutil.rmtree(path, ignore_errors=True)
-
-    @contextlib.contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise explain(error, self.root) from error
+    def scratch(self) -> contextlib.AbstractContextManager[Path]:
+        """A directory on this machine for files on their way in; gone afterwards."""
+        return self.disk.scratch()
 
 
-def open_store(place: str) -> Store:
-    """The store that ``--store`` names. Raises StoreError for what can be none."""
-    if not place or "://" in place:
-        raise StoreError(
-            f"--store {redacted(place)!r}: a store is a directory of this machine: give its path"
-        )
-    root = Path(os.path.expanduser(place))
-    if root.exists() and not root.is_dir():
-        raise StoreError(f"--store {place} is a file: give a directory")
-    return Store(root)
-
-
-def is_full(error: BaseException) -> bool:
-    """Is a full disk behind the error? Libraries written in Rust say so in words alone."""
-    return getattr(error, "errno", None) in FULL or f"os error {errno.ENOSPC}" in str(error)
-
-
-def explain(error: BaseException, root: Path) -> StoreError:
-    """What a failed write means for the user, and what to do."""
-    if is_full(error):
-        with contextlib.suppress(OSError):
-            free = shutil.disk_usage(root).free / 2**20
-            return StoreError(
-                f"no space left in the store {root} ({free:.0f} MiB free): free some, or put the "
-                "store elsewhere with --store. Nothing is lost; the same command goes on"
-            )
-    number = getattr(error, "errno", None)
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StoreError(
-            f"cannot write to the store {root}: {os.strerror(number)}. Give a directory that you "
-            "may write to with --store"
-        )
-    return StoreError(f"the store {root} failed: {error}")
-
-
-def _no_links(root: Path, error: OSError) -> OSError | StoreError:
-    if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-        return StoreError(
-            f"the file system of {root} has no hard links, which the store needs so that two "
-            "processes never take the same work: give a directory on another disk with --store"
-        )
-    return error
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_directory(path: Path) -> None:
-    """Make a new name survive a power cut; systems that cannot are left as they are."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _blob(name: str) -> str:
+    return f"blob/{name[:2]}/{name}"

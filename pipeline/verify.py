@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pipeline import gc, log
+from pipeline import log
 from pipeline.errors import StoreError
 from pipeline.keys import file_digest
 from pipeline.store import Store
@@ -32,6 +32,6 @@ def problems(store: Store, progress: Callable[[int, int], None]) -> list[str]:
         stage = (state.record or {}).get("stage", "a stage")
         found += [
             f"blob {blob[:12]} of {stage} (key {key[:12]}) is missing: {FIX}"
-            for blob in sorted(gc.needed(state) - there)
+            for blob in sorted(state.needed - there)
         ]
     return found

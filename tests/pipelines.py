@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 from pipeline import recipe
+from pipeline.disk import Disk
 from pipeline.engine import Engine
 from pipeline.machine import Machine
 from pipeline.store import Store
@@ -47,9 +48,14 @@ def write_corpus(path: Path, words: int = 1200, seed: int = 0) -> Path:
     return path
 
 
+def local_store(path: Path) -> Store:
+    """A store in a directory."""
+    return Store(Disk(Path(path)))
+
+
 def toy_engine(store: Path, corpus: Path, *settings: str) -> Engine:
     chosen = recipe.load("tiny", data=str(corpus), settings=(*SETTINGS, *settings))
-    return Engine(Store(store), chosen)
+    return Engine(local_store(store), chosen)
 
 
 def run(engine: Engine, upto: str = "sample", machine: Machine = MACHINE, stopping=lambda: False):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from commands import TOY, TOY_RECIPE, launch, pipeline
+from pipelines import local_store
 
 from launchers import cli as launch_cli
 from pipeline import cli as pipeline_cli
@@ -11,7 +12,6 @@ from pipeline import log
 from pipeline.beat import Beat, machine_id
 from pipeline.log import Claim
 from pipeline.recipe import SIZES
-from pipeline.store import Store
 
 STAGES = pipeline_cli.NAMES
 
@@ -107,7 +107,7 @@ def test_too_large_a_model_is_answered_with_what_is_smaller(finished, corpus):
 
 
 def test_a_last_run_that_cannot_be_read_is_not_taken_for_another(tmp_path):
-    Store(tmp_path).replace("ref/latest", b'{"size": "tiny"}')
+    local_store(tmp_path).replace("ref/latest", b'{"size": "tiny"}')
     for verb in ("run", "status"):
         told = pipeline(verb, "--store", tmp_path)
         assert told.code == 2 and "say what to run, with --size, --data" in told.err
@@ -178,7 +178,8 @@ def test_explain_names_what_differs(finished, corpus):
 def test_log_as_a_story_and_as_json(finished):
     told = pipeline("log", "train", "--store", finished)
     kinds = [line.split()[2] for line in told.out.splitlines()]
-    assert kinds == ["claim", *["checkpoint"] * 5, "result"]
+    assert (kinds[0], kinds[-1]) == ("claim", "result")
+    assert set(kinds[1:-1]) <= {"checkpoint"}
     told = pipeline("log", "train", "--store", finished, "--json")
     assert [json.loads(line)["kind"] for line in told.out.splitlines()] == kinds
 
@@ -237,11 +238,11 @@ def test_the_store_of_the_environment(finished, monkeypatch):
 def test_two_stores_know_nothing_of_each_other(finished, corpus, tmp_path):
     told = pipeline("run", "prepare", "--store", tmp_path / "s", "--data", corpus, *TOY)
     assert told.out.splitlines()[-1].split()[:2] == ["prepare", "done"]
-    assert len(Store(tmp_path / "s").names("log")) == 1
+    assert len(local_store(tmp_path / "s").names("log")) == 1
 
 
 def test_launch_ps_shows_who_works_and_how_far(tmp_path):
-    store = Store(tmp_path / "s")
+    store = local_store(tmp_path / "s")
     with Beat(store, "key") as beat:
         beat.progress = {"done": 4096, "total": None, "unit": "B"}
         beat._write()

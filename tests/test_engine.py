@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from pipelines import MACHINE, digests, run, toy_engine, write_corpus
+from pipelines import MACHINE, digests, local_store, run, toy_engine, write_corpus
 
 from pipeline import beat as beat_module
 from pipeline import keys, log, show
@@ -18,7 +18,6 @@ from pipeline.engine import latest
 from pipeline.errors import Interrupted, Lost, StoreError
 from pipeline.log import Claim
 from pipeline.stages import STAGES
-from pipeline.store import Store
 from pipeline.ui import Ui
 
 NAMES = [stage.name for stage in STAGES]
@@ -155,7 +154,7 @@ def test_a_damaged_blob_is_said_and_made_again(tmp_path, corpus, finished):
     data = bytearray(blob.read_bytes())
     data[0] ^= 1
     blob.write_bytes(data)
-    with pytest.raises(StoreError, match=r"damaged.*Run `pipeline run` again"):
+    with pytest.raises(StoreError, match=r"damaged.*run `pipeline run` again"):
         run(engine)
     assert ran(run(engine)[0]) == ["encode", "train", "evaluate", "sample"]
     assert digests(engine) == digests(finished)
@@ -281,7 +280,7 @@ def test_a_hanging_owner_is_succeeded_and_fenced_off(owned, monkeypatch):
 
 def test_the_latest_recipe_is_remembered(finished):
     assert latest(finished.store) == finished.recipe
-    assert latest(Store(finished.store.root / "none")) is None
+    assert latest(local_store(finished.store.root / "none")) is None
 
 
 def test_status_tells_a_running_stage_and_its_progress(tmp_path, corpus):

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipelines import local_store
 
 from pipeline import beat as beat_module
 from pipeline import gc, log
@@ -26,7 +27,7 @@ KEY = "k" * 64
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path / "store")
+    return local_store(tmp_path / "store")
 
 
 def take(store: Store, owner: str = "a", **body) -> Claim:
@@ -115,7 +116,7 @@ def test_kinds_of_a_later_version_are_passed_over():
     ],
 )
 def test_which_blobs_are_needed(bodies, needed):
-    assert gc.needed(fold(entries(*bodies))) == needed
+    assert fold(entries(*bodies)).needed == needed
 
 
 def test_pruning_keeps_what_another_log_names(store):
@@ -128,7 +129,9 @@ def test_pruning_keeps_what_another_log_names(store):
         owner.append("checkpoint", checkpoint(step))
     other = Claim.take(store, "other", log.read(store, "other"), "b", {})
     other.append("checkpoint", checkpoint(9, "blob1"))
-    assert gc.prune(store, KEY) == 1
+    gone: set[str] = set()
+    gc.prune(store, KEY, set(), gone)
+    assert gone == {"blob2"}
     assert set(store.blobs()) == {"blob1", "blob3", "blob4"}
 
 
@@ -183,13 +186,16 @@ def test_a_release_that_cannot_be_written_hides_no_error(store, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"7", b"\xff", b'"claim"'])
-def test_a_damaged_entry_is_named(store, damage):
-    take(store).append("checkpoint", checkpoint(5))
+def test_a_damaged_entry_holds_its_position(store, damage):
+    claim = take(store)
+    Claim(store, KEY, 1, claim.owner).append("checkpoint", checkpoint(5))
     path = store.root / log.entry_name(KEY, 1)
     path.chmod(0o644)
     path.write_bytes(damage)
-    with pytest.raises(StoreError, match=rf"{path} is damaged: move the folder log/{KEY} away"):
-        log.read(store, KEY)
+    state = log.read(local_store(store.root), KEY)
+    assert [entry.kind for entry in state.entries] == ["claim", "damaged"]
+    with pytest.raises(Lost):
+        claim.append("checkpoint", checkpoint(6))  # the position stays taken
 
 
 def test_files_of_others_in_a_log_are_no_entries(store):
@@ -237,7 +243,7 @@ ACTS = st.tuples(st.sampled_from([0, 1]), st.sampled_from(["look", "take", "appe
 def test_no_entry_is_by_anybody_but_the_owner(acts):
     """However two processes take turns, and however old what they know is."""
     with tempfile.TemporaryDirectory() as place:
-        store, processes = Store(Path(place)), [Process("a"), Process("b")]
+        store, processes = local_store(Path(place)), [Process("a"), Process("b")]
         for number, act in acts:
             getattr(processes[number], act)(store)
         owner = None
@@ -289,7 +295,7 @@ def test_a_beat_that_cannot_be_written_ends_nothing(store, monkeypatch):
         raise StoreError("no space left")
 
     with Beat(store, KEY) as beat:
-        monkeypatch.setattr(store, "replace", full)
+        monkeypatch.setattr(store.records, "replace", full)
         deadline = time.monotonic() + 10
         while len(tries) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)

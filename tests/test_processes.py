@@ -12,7 +12,7 @@ import time
 import pytest
 from commands import TOY, pipeline, start
 from file_server import serving
-from pipelines import MACHINE, digests, run, toy_engine
+from pipelines import MACHINE, digests, local_store, run, toy_engine
 
 from pipeline import cli as pipeline_cli
 from pipeline import download, log
@@ -20,7 +20,6 @@ from pipeline.beat import Beat, machine_id
 from pipeline.engine import Engine
 from pipeline.errors import Interrupted
 from pipeline.log import Claim
-from pipeline.store import Store
 from pipeline.ui import Ui
 
 
@@ -89,8 +88,8 @@ def test_signals_cost_no_step(tmp_path, corpus):
         assert told["state"] == "interrupted" and told["checkpoint_step"] >= step
         lines = pipeline("status", "--store", store).out.splitlines()
         assert f"goes on from step {told['checkpoint_step']}" in lines[6]
-        for blob in Store(store).blobs():
-            Store(store).blob(blob)
+        for blob in local_store(store).blobs():
+            local_store(store).blob(blob)
     assert pipeline("run", "--store", store, *words).code == 0
     assert pipeline("run", "--store", other, *words).code == 0
     assert digests(engine) == digests(toy_engine(other, corpus, steps))

@@ -10,17 +10,19 @@ from contextlib import suppress
 
 import pytest
 from commands import TOY, pipeline
-from pipelines import digests, run, toy_engine, write_corpus
+from pipelines import digests, local_store, run, toy_engine, write_corpus
 
+from pipeline import disk as disk_module
 from pipeline import keys
-from pipeline import store as store_module
+from pipeline.disk import is_full
 from pipeline.errors import StoreError
-from pipeline.store import Store, is_full, open_store
+from pipeline.places import open_store
+from pipeline.store import Store
 
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path / "store")
+    return local_store(tmp_path / "store")
 
 
 def put(store: Store, data: bytes) -> str:
@@ -149,7 +151,7 @@ def test_a_damaged_blob_is_found_and_moved_aside(store, damage):
     path = store.blob_path(name)
     path.chmod(0o644)
     path.write_bytes(damage)
-    with pytest.raises(StoreError, match=r"is damaged.*moved to .*Run `pipeline run` again"):
+    with pytest.raises(StoreError, match=r"is damaged.*moved to .*run `pipeline run` again"):
         store.blob(name)
     assert not store.has(name, 5)
     (aside,) = (store.root / "damaged").iterdir()
@@ -208,7 +210,7 @@ def test_sweep_removes_what_the_dead_left_behind_and_nothing_young(store):
         (folder / "file").write_bytes(b"half")
         for path in (folder / "file", folder):
             os.utime(path, (time.time() - age,) * 2)
-    store.sweep()
+    store.disk.sweep()
     assert store.names("tmp") == ["young"]
 
 
@@ -217,7 +219,7 @@ def test_sweep_leaves_a_file_that_is_still_written_to(store):
     folder.mkdir(parents=True)
     (folder / "file").write_bytes(b"half")
     os.utime(folder, (0, 0))
-    store.sweep()
+    store.disk.sweep()
     assert store.names("tmp") == ["busy"]
 
 
@@ -250,7 +252,7 @@ def test_a_failed_write_is_explained(store, monkeypatch, number, words):
     def fails(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(store_module, "_write", fails)
+    monkeypatch.setattr(disk_module, "_write", fails)
     with pytest.raises(StoreError, match=words):
         store.create("other", b"two")
 
@@ -260,11 +262,15 @@ def test_a_full_disk_is_told_from_the_words_of_a_library():
     assert not is_full(RuntimeError("I/O error: No such file (os error 2)"))
 
 
-@pytest.mark.parametrize("place", ["", "s3://bucket/store", "https://user:secret@host/?sig=secret"])
-def test_a_store_is_a_directory(place):
-    with pytest.raises(StoreError, match="a store is a directory of this machine") as caught:
+@pytest.mark.parametrize("place", ["", "file://", "s3://key:secret@bucket/store"])
+def test_what_can_be_no_store(place):
+    with pytest.raises(StoreError) as caught:
         open_store(place)
     assert "secret" not in str(caught.value)
+
+
+def test_a_directory_as_a_url(tmp_path):
+    assert open_store(f"file://{tmp_path}/a%20store").root == tmp_path / "a store"
 
 
 def test_a_store_in_the_home_directory(monkeypatch, tmp_path):
@@ -316,7 +322,7 @@ def test_a_full_disk_costs_nothing_but_room(small_disk, tmp_path, words, setting
     assert told.err.startswith(f"error: no space left in the store {place / 'store'} ("), told.err
     assert "--store" in told.err and told.err.count("\n") == 1
     assert [line for line in told.out.splitlines() if ": " in line][-1].startswith(f"{stage}: ")
-    store = Store(place / "store")
+    store = local_store(place / "store")
     for blob in store.blobs():
         store.blob(blob)
     assert store.names("tmp") == []

@@ -40,7 +40,7 @@ def gather(engine: Engine) -> Facts:
         source = redacted(engine.recipe.data.source)
         raise ValueError(
             f"there is nothing to report yet: {engine.recipe.size} on {source} has no results in "
-            f"the store {engine.store.root}. Run `pipeline run` first"
+            f"the store {engine.store.place}. Run `pipeline run` first"
         )
     sample, data = plan["sample"], engine.recipe.data
     return Facts(
