@@ -9,6 +9,7 @@ operations a token, 16 bytes of memory a parameter with AdamW, and the activatio
 micro-batch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -96,21 +97,28 @@ class Trainer:
             },
         }
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Go on from ``state()`` of a trainer of the same configuration."""
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from ``state()`` of a trainer of the same configuration.
+
+        Each tensor is asked for once and let go, so ``state`` may read them one by one.
+        """
         self.step = int(state["step"])
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(state[f"model.{name}"])
         for kind, optimizer in self.optimizers.items():
-            prefix = f"{kind}."
-            optimizer.load(
-                {
-                    name.removeprefix(prefix): value
-                    for name, value in state.items()
-                    if name.startswith(prefix)
-                }
-            )
+            optimizer.load(_Part(state, f"{kind}."))
+
+
+class _Part(dict[str, Tensor]):
+    """What of a state is named ``prefix...``, by the rest of the name; looked up when needed."""
+
+    def __init__(self, whole: Mapping[str, Tensor], prefix: str) -> None:
+        super().__init__()
+        self.whole, self.prefix = whole, prefix
+
+    def __missing__(self, name: str) -> Tensor:
+        return self.whole[self.prefix + name]
 
 
 def build_optimizers(model: GPT, train: TrainConfig) -> dict[str, AdamW | Muon]:

@@ -110,6 +110,7 @@ class Disk:
                 os.fsync(opened.fileno())
             os.chmod(file, 0o444)
             os.replace(file, path)
+            file.unlink(missing_ok=True)  # two names of the same file are not replaced
             _flush_directory(path.parent)
 
     def move_aside(self, name: str) -> Path:

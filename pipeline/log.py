@@ -160,6 +160,7 @@ class Claim:
             "kind": kind,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "nonce": secrets.token_hex(8),
+            "by": self.owner,
             **body,
         }
         while not self._create(canonical(body)):

@@ -6,7 +6,8 @@ loss of every step and every look at the validation split).
 
 A checkpoint holds the trainer's whole state, the history and the best weights. The data position is
 not in it: batches are a function of the step. That makes a killed and resumed run end with the same
-bytes as an uninterrupted one, on the same kind of device.
+bytes as an uninterrupted one, on the same kind of device. It is written tensor by tensor, and the
+best weights are a file from the moment they were found: memory never holds a second copy.
 """
 
 import json
@@ -15,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.batches import Batches
 from model.evaluate import score
 from model.gpt import GPT
 from model.trainer import StepReport, Trainer
+from pipeline.checkpoint import Stored, link, write
 from pipeline.errors import Interrupted
 from pipeline.machine import resolve_device, resolve_precision
 from pipeline.stage import Context
@@ -71,7 +72,8 @@ class Loop:
         self.bytes_per_token = tokens["validation_bytes"] / tokens["validation_tokens"]
         self.losses: list[float] = []
         self.looks: list[dict[str, float]] = []
-        self.best: dict[str, Tensor] = {}
+        # under another name than in a checkpoint, which takes its files away
+        self.best = context.out / "best.kept"
         self.saved_at = self.started_at = time.monotonic()
         if context.restored:
             self._restore(context.restored)
@@ -110,14 +112,11 @@ class Loop:
         measured = score(self.trainer.model, self.validation[:_GLANCE], stride=context)
         self._refuse_divergence(measured.loss, step)
         if not self.looks or measured.loss < min(look["loss"] for look in self.looks):
-            self.best = self._weights()
+            write(self._weights(), self.best)
         self.looks.append({"step": step, "loss": measured.loss})
 
     def _weights(self) -> dict[str, Tensor]:
-        return {
-            name: parameter.detach().to("cpu", copy=True)
-            for name, parameter in self.trainer.model.named_parameters()
-        }
+        return dict(self.trainer.model.named_parameters())
 
     def _show(self, report: StepReport) -> None:
         elapsed = time.monotonic() - self.started_at
@@ -147,22 +146,21 @@ class Loop:
 
     def _checkpoint(self) -> None:
         out = self.context.out
-        state = {name: value.cpu() for name, value in self.trainer.state().items()}
-        save_file(state, out / "state.safetensors")
+        write(self.trainer.state(), out / "state.safetensors")
         self._write_history(out / "history.json")
         files = [out / "state.safetensors", out / "history.json"]
-        if self.best:
-            save_file(self.best, out / "best.safetensors")
+        if self.looks:
+            link(self.best, out / "best.safetensors")
             files.append(out / "best.safetensors")
         self.context.checkpoint(self.trainer.step, files)
         self.saved_at = time.monotonic()
 
     def _restore(self, files: dict[str, Path]) -> None:
-        self.trainer.load(load_file(files["state.safetensors"]))
+        self.trainer.load(Stored(files["state.safetensors"]))
         history = json.loads(files["history.json"].read_text(encoding="utf-8"))
         self.losses, self.looks = history["losses"], history["validation"]
         if "best.safetensors" in files:
-            self.best = load_file(files["best.safetensors"])
+            link(files["best.safetensors"], self.best)
 
     def _write_history(self, path: Path) -> None:
         history = {"losses": self.losses, "validation": self.looks}
@@ -170,8 +168,9 @@ class Loop:
 
     def _finish(self) -> dict[str, object]:
         out = self.context.out
-        save_file(self._weights(), out / "weights.safetensors")
-        save_file(self.best, out / "best.safetensors")
+        write(self._weights(), out / "weights.safetensors")
+        link(self.best, out / "best.safetensors")
+        self.best.unlink()
         self._write_history(out / "history.json")
         model, elapsed = self.trainer.model, time.monotonic() - self.started_at
         steps = self.trainer.step - self.started_from
