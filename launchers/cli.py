@@ -6,11 +6,11 @@ from typing import Any
 import click
 
 from pipeline import log
-from pipeline.beat import Watch
 from pipeline.cli import run_command
 from pipeline.options import store_option
 from pipeline.places import open_store
-from pipeline.show import how_far, table
+from pipeline.presence import how_far, life, moment, presence
+from pipeline.show import table
 from pipeline.store import Store
 
 
@@ -24,43 +24,37 @@ def cli() -> None:
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ps(store: str, as_json: bool) -> None:
-    """Show every process that works on the store now: stage, owner, since when, how far."""
+    """Show every process that works on the store: stage, owner, where, since when, how far.
+
+    One on another machine that shows no sign of life is silent: it may be dead.
+    """
     found = working(open_store(store))
     if as_json:
         click.echo(json.dumps(found))
     elif not found:
         click.echo(f"nothing runs on {store}")
     else:
-        rows = [
-            (
-                work["stage"],
-                work["owner"],
-                work["since"],
-                how_far(work["progress"]) if work["progress"] else "",
-            )
-            for work in found
-        ]
-        click.echo(table(("stage", "owner", "since", "progress"), rows))
+        header = ("stage", "owner", "state", "where", "since", "")
+        click.echo(table(header, [_row(work) for work in found]))
+
+
+def _row(work: dict[str, Any]) -> tuple[str, ...]:
+    parts = list(filter(None, [life(work)]))
+    parts += [how_far(work["progress"])] if work["progress"] else []
+    names = ("stage", "owner", "state", "where")
+    return (*(work[name] for name in names), moment(work["since"]), ", ".join(parts))
 
 
 def working(store: Store) -> list[dict[str, Any]]:
-    """The claims in force whose owners live."""
+    """The claims in force, but for those whose owners are known to be dead."""
     found: list[dict[str, Any]] = []
     for key in log.keys(store):
         state = log.read(store, key)
         if state.owner is None or state.record is None:
             continue
-        watch = Watch(store, key, state.owner)
-        if watch.alive():
-            found.append(
-                {
-                    "stage": state.record["stage"],
-                    "key": key,
-                    "owner": state.owner.body["owner"],
-                    "since": state.owner.body["at"],
-                    "progress": watch.progress(),
-                }
-            )
+        told = presence(store, key, state.owner)
+        if told["state"] != "interrupted":
+            found.append({"stage": state.record["stage"], "key": key, **told})
     return found
 
 

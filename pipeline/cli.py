@@ -24,10 +24,10 @@ from pipeline.options import (
     machine_options,
     make_engine,
     recipe_options,
-    store_option,
 )
-from pipeline.places import open_store, trust
+from pipeline.places import trust
 from pipeline.redact import redacted
+from pipeline.show_log import story
 from pipeline.stages import STAGES
 
 EXIT_INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: the same command goes on
@@ -159,16 +159,18 @@ def graph() -> None:
 @cli.command("log")
 @click.argument("stage", type=click.Choice(NAMES))
 @recipe_options
+@click.option("--all", "every", is_flag=True, help="Show each of many checkpoints in a row.")
 @click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON lines.")
-def log_stage(stage: str, as_json: bool, **options: Any) -> None:
-    """Tell the story of a stage: who claimed it, each checkpoint, its result."""
+def log_stage(stage: str, every: bool, as_json: bool, **options: Any) -> None:
+    """Tell the story of a stage: who worked on it and where, how far, what came out."""
     engine = make_engine(**options)
     planned = _planned(engine, stage)
     entries: tuple[log.Entry, ...] = planned.state.entries if planned.state else ()
     if not entries:
         click.echo(f"{stage} has never run with this recipe on {engine.store.place}", err=True)
-    for entry in entries:
-        click.echo(json.dumps(entry.body) if as_json else show.story(entry))
+    told = [json.dumps(entry.body) for entry in entries] if as_json else story(entries, every)
+    for line in told:
+        click.echo(line)
 
 
 @cli.command()
@@ -258,25 +260,6 @@ def report(output: Path, **options: Any) -> None:
     click.echo(f"wrote {output}")
 
 
-@cli.command()
-@store_option
-def verify(store: str) -> None:
-    """Read every byte of the store and say what is damaged or missing, and what to do."""
-    from pipeline.ui import choose
-    from pipeline.verify import problems
-
-    ui = choose()
-    found = problems(
-        open_store(store), lambda done, total: ui.progress("verify", done, total, "blobs", {})
-    )
-    ui.close()
-    for problem in found:
-        click.echo(problem, err=True)
-    if found:
-        raise SystemExit(1)
-    click.echo("every blob matches its sha256, and none that is needed is missing")
-
-
 def _planned(engine: Engine, stage: str) -> Planned:
     return next(planned for planned in engine.plan() if planned.stage.name == stage)
 
@@ -316,3 +299,7 @@ def _give_up_on(stream: TextIO | None) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             stream.close()
+
+
+import pipeline.cli_care  # noqa: E402 - adds its verbs; it needs what is above
+import pipeline.cli_stores  # noqa: E402, F401 - adds its verbs; it needs what is above

@@ -1,11 +1,34 @@
-"""Which blobs are still needed, and the removal of those that are not.
+"""The removal of what nothing can need (needed.py says what is needed).
 
-Needed are all files of every result, and of every unfinished log the newest checkpoints (log.py).
 Log entries are never deleted: their positions are what keeps late processes out.
+
+A blob reaches the store before the entry that names it. So no blob is deleted for being unneeded
+once. One ``gc`` writes down which are (``gc/marks``); a later one, at least ``GRACE`` after, reads
+all logs again and deletes those that were marked, are unneeded still, and were not sent again. The
+time between is taken from the store's own clock: ``gc/now`` is written and its time compared with
+that of the marks, so no machine's wrong clock can make it shorter.
+
+Cost: three requests for each key, before the first deletion and again before every hundred, and two
+for each blob that goes.
 """
 
-from pipeline import log
+import json
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pipeline import leftovers, log
+from pipeline.beat import machine_id, me
+from pipeline.errors import Lost, StoreError
+from pipeline.keys import canonical
+from pipeline.leftovers import Item
+from pipeline.log import Claim, State
+from pipeline.needed import Progress, all_blobs, blob_name, needed_by, readable, stat, untold
 from pipeline.store import Store
+
+GRACE = 24 * 3600.0
+MARKS, NOW = "gc/marks", "gc/now"
+BATCH = 100  # blobs deleted between two looks at all logs
 
 
 def prune(store: Store, key: str, loose: set[str], pruned: set[str]) -> None:
@@ -24,3 +47,193 @@ def prune(store: Store, key: str, loose: set[str], pruned: set[str]) -> None:
         replaced -= log.read(store, other).needed
     store.side_by_side(store.remove_blob, replaced)
     pruned |= replaced
+
+
+# what would go
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """What time it is by the store's clock, and by that of this machine's disk."""
+
+    store: float
+    disk: float
+
+
+def read_clocks(store: Store) -> Clocks:
+    """Write and look: only so are both times of a comparison by the same clock."""
+    store.disk.replace(NOW, b"")
+    here = store.disk.stat(NOW)
+    assert here is not None
+    if store.remote is None:
+        return Clocks(here[1], here[1])
+    store.replace(NOW, b"")
+    return Clocks(store.modified(NOW), here[1])
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What there is to do: what goes now, and the blobs that no log needs and that stay."""
+
+    blobs: tuple[Item, ...]  # these go now,
+    rest: tuple[Item, ...]  # and these
+    later: tuple[Item, ...]  # marked, or to be marked now
+    waiting: tuple[Item, ...]  # to be marked when the marks in force are old enough
+    after: float  # seconds until ``later`` may go
+    marked: float | None  # when the marks in force were written, by the store's clock
+    marking: bool  # is it time for new ones?
+
+
+def survey(
+    store: Store,
+    clocks: Clocks,
+    grace: float = GRACE,
+    without: Collection[str] = (),
+    progress: Progress = untold,
+) -> Survey:
+    """Look at everything and change nothing; keys in ``without`` count as if they were retired.
+
+    Raises StoreError if there are blobs and not one log: then something else is wrong.
+    """
+    by_key = needed_by(store, progress)
+    needed = {blob for key, blobs in by_key.items() if key not in without for blob in blobs}
+    there = all_blobs(store)
+    if there and not by_key:
+        raise StoreError(
+            f"{store.place} holds blobs and not one log, so nobody can say what is needed, and "
+            "nothing is removed. Is the place right, and may its folder log/ be read?"
+        )
+    if grace and not clocks.store:
+        raise StoreError(
+            f"{store.place} does not tell when something was written, so no time of grace can be "
+            "kept. If nobody else uses it now: `pipeline gc --grace 0s`"
+        )
+    marks, marked = _read_marks(store)
+    left = grace - (clocks.store - marked) if marks is not None else grace
+    unneeded = sorted(set(there) - needed)
+    stats = store.side_by_side(lambda blob: stat(store, blob_name(blob)), unneeded)
+    marking = marks is None or left <= 0
+    now, later, waiting = [], [], []
+    for blob, found in zip(unneeded, stats):
+        if found is not None:
+            item, was_marked = Item("blob", blob, found[0]), marks is not None and blob in marks
+            if marking:
+                (now if was_marked and found[1] <= marked else later).append(item)
+            else:
+                (later if was_marked else waiting).append(item)
+    return Survey(
+        blobs=tuple(now),
+        rest=(
+            *leftovers.in_store(store, clocks.store - grace),
+            *leftovers.on_disk(store, clocks.disk - grace, needed),
+        ),
+        later=tuple(later),
+        waiting=tuple(waiting),
+        after=grace if marking else left,
+        marked=marked if marks is not None else None,
+        marking=marking,
+    )
+
+
+def _read_marks(store: Store) -> tuple[set[str] | None, float]:
+    """What was marked, and when by the store's clock; None if nothing was.
+
+    The content is read first: if another ``gc`` replaces it in between, the old marks seem younger
+    than they are. The other way round new ones would seem older.
+    """
+    marks = None
+    with suppress(ValueError, TypeError):
+        marks = set(json.loads(store.read(MARKS) or b""))
+    return marks, store.modified(MARKS)
+
+
+# what is done about it
+
+
+def collect(store: Store, found: Survey, progress: Progress = untold) -> list[Item]:
+    """Delete what a survey found and mark what is unneeded; says what is gone."""
+    gone: list[Item] = []
+    for start in range(0, len(found.blobs), BATCH):
+        progress(start, len(found.blobs), "blobs")
+        needed = set().union(*needed_by(store).values())
+        batch = [item for item in found.blobs[start : start + BATCH] if item.name not in needed]
+        went = store.side_by_side(lambda item: _remove_blob(store, item.name, found.marked), batch)
+        gone += [item for item, did in zip(batch, went) if did]
+    gone += [item for item in found.rest if leftovers.remove(store, item)]
+    if found.marking and found.later:
+        store.replace(MARKS, canonical([item.name for item in found.later]))
+    elif found.marking and found.marked is not None:
+        store.remove(MARKS)
+    return gone
+
+
+def _remove_blob(store: Store, blob: str, marked: float | None) -> bool:
+    """Remove a marked blob, unless somebody has sent it again since.
+
+    This machine's copy stays: a checkpoint that waits here to be sent may be made of it.
+    """
+    found = stat(store, blob_name(blob))
+    if marked is None or found is None or found[1] > marked:
+        return False
+    store.remove(blob_name(blob))
+    return True
+
+
+# what nobody wants any more
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """A key that the recipe in use does without."""
+
+    key: str
+    stage: str
+    state: State
+    size: int  # bytes that nothing else needs
+
+
+def superseded(store: Store, used: dict[str, str]) -> list[Superseded]:
+    """Keys with something to give up; ``used`` is stage -> the key that is in use.
+
+    Left alone are keys of stages that ``used`` does not name, keys with an owner in force, and
+    those whose log cannot be read whole.
+    """
+    by_key = needed_by(store)
+    states = {key: log.read(store, key) for key in by_key}
+    chosen = {
+        key: state
+        for key, state in states.items()
+        if state.record is not None
+        and used.get(state.record["stage"], key) != key
+        and state.owner is None
+        and state.needed
+        and readable(state)
+    }
+    sizes = {blob: size for state in chosen.values() for blob, size in _named(state).items()}
+    kept = set().union(*(blobs for key, blobs in by_key.items() if key not in chosen))
+    found = []
+    for key, state in chosen.items():
+        assert state.record is not None
+        alone = by_key[key] - kept
+        kept |= alone  # what two of them share is counted once
+        size = sum(sizes[blob] for blob in alone)
+        found.append(Superseded(key, state.record["stage"], state, size))
+    return found
+
+
+def _named(state: State) -> dict[str, int]:
+    return {blob: size for entry in state.entries for blob, size in entry.digests.items()}
+
+
+def give_up(store: Store, chosen: Superseded) -> bool:
+    """Retire all that a log has come to; False if somebody began to work on it meanwhile."""
+    kinds = ("checkpoint", "adopt", "result", "same")
+    positions = [entry.position for entry in chosen.state.entries if entry.kind in kinds]
+    why = "gc --superseded"
+    try:
+        claim = Claim.take(store, chosen.key, chosen.state, me(), {"machine_id": machine_id()})
+        claim.append("retire", {"positions": positions, "why": why})
+    except Lost:
+        return False
+    claim.release(why)
+    return True

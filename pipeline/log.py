@@ -36,6 +36,14 @@ from pipeline.keys import canonical
 from pipeline.store import Store
 
 KEEP = 2
+_FIELDS = {  # without these an entry is damaged, whatever else it says
+    "claim": ("owner",),
+    "checkpoint": ("step", "files"),
+    "adopt": ("step", "files"),
+    "result": ("files",),
+    "same": ("files",),
+    "retire": ("positions",),
+}
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,8 @@ def _parse(store: Store, key: str, position: int, data: bytes | None) -> Entry:
             data = store.read(entry_name(key, position))
         with contextlib.suppress(ValueError, KeyError, TypeError):
             body = json.loads(data or b"")
-            return Entry(position, body["kind"], body)
+            if all(name in body for name in _FIELDS.get(body["kind"], ())):
+                return Entry(position, body["kind"], body)
     return Entry(position, "damaged", {"at": "1970-01-01T00:00:00+00:00"})
 
 

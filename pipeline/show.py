@@ -5,11 +5,12 @@ from typing import Any
 
 from model.config import SIZES
 from pipeline import keys, log
-from pipeline.beat import Watch
 from pipeline.engine import Engine, Planned, age
 from pipeline.log import Entry
+from pipeline.presence import how_far, life, moment, presence
 from pipeline.redact import redacted
 from pipeline.stages import STAGES
+from pipeline.store import Store
 from pipeline.ui import human_bytes, human_seconds
 
 
@@ -29,28 +30,41 @@ def size_of(result: Entry | None) -> int:
 
 
 def describe(engine: Engine, planned: Planned) -> dict[str, Any]:
-    """A stage as JSON values: key, state, seconds, bytes, and the metrics of its result."""
-    told: dict[str, Any] = {"key": planned.key, "state": "to run", "seconds": None, "bytes": None}
+    """A stage as JSON values: key, state, seconds, bytes, and the metrics of its result.
+
+    ``where``, ``last_beat``: of the process that works on it. ``origin``: the other store that has
+    the result. ``unsent_step``: of a checkpoint that is on this machine and not in the store yet.
+    """
+    told: dict[str, Any] = {"key": planned.key, "state": "to run"}
+    told |= dict.fromkeys(("seconds", "bytes", "where", "last_beat", "unsent_step", "origin"))
     state, result = planned.state, planned.result
     if planned.key is None or state is None:
         waiting = list(planned.stage.upstream)
         told |= {"state": "waiting", "for": waiting or ["its source"]}
-    elif result is not None:
+        return told
+    if result is not None:
         told |= {"state": "done", "seconds": result.body["seconds"], "bytes": size_of(result)}
         told |= result.body["metrics"]
-    elif planned.missing:
+        told["origin"] = planned.origin.place if planned.origin else None
+        return told
+    told["unsent_step"] = unsent_step(engine.store, planned.key, state)
+    if planned.missing:
         told |= {"state": "to run", "why": f"blob {planned.missing[0][:12]} is missing"}
     elif state.owner is not None:
-        watch = Watch(engine.store, planned.key, state.owner)
-        alive = watch.alive()
-        told |= {"state": "running" if alive else "interrupted"}
-        told |= {"owner": state.owner.body["owner"], "since": state.owner.body["at"]}
-        told |= {"progress": watch.progress()} if alive else {}
-    elif state.checkpoints:
+        told |= presence(engine.store, planned.key, state.owner)
+    elif state.checkpoints or told["unsent_step"] is not None:
         told |= {"state": "interrupted"}
-    if state is not None and result is None and state.checkpoints:
+    if state.checkpoints:
         told |= {"checkpoint_step": state.checkpoints[-1].body["step"]}
     return told
+
+
+def unsent_step(store: Store, key: str, state: log.State) -> int | None:
+    """The step of a checkpoint that waits on this machine and is newer than the store's."""
+    data = store.disk.read(f"unsent/{key}")
+    step = json.loads(data)["step"] if data else 0
+    reached = state.checkpoints[-1].body["step"] if state.checkpoints else 0
+    return step if step > reached else None
 
 
 def status(engine: Engine, plan: list[Planned]) -> dict[str, Any]:
@@ -83,14 +97,24 @@ def status_text(told: dict[str, Any]) -> str:
 
 
 def _detail(stage: dict[str, Any]) -> str:
+    """What is to say of a stage in a few words."""
     if stage["state"] == "waiting":
         return f"for {', '.join(stage['for'])}"
     if "why" in stage:
         return stage["why"]
-    if progress := stage.get("progress"):
-        return f"{how_far(progress)}, by {stage['owner']}"
+    if stage["state"] in ("running", "silent"):
+        parts = [how_far(stage["progress"])] if stage["progress"] else []
+        parts += [f"by {stage['owner']}", f"on {stage['where']} since {moment(stage['since'])}"]
+        return ", ".join([*parts, *filter(None, [life(stage)])])
+    if stage.get("unsent_step") is not None:
+        return f"step {stage['unsent_step']:,} waits here to be sent"
     if "checkpoint_step" in stage:
         return f"goes on from step {stage['checkpoint_step']:,}"
+    place = [f"in {stage['origin']}"] if stage.get("origin") else []
+    return ", ".join([*place, *filter(None, [_metrics(stage)])])
+
+
+def _metrics(stage: dict[str, Any]) -> str:
     if "stopped_because" in stage:
         return f"{stage['vocab_size']:,} tokens: {stage['stopped_because']}"
     if "bits_per_byte" in stage:
@@ -101,14 +125,6 @@ def _detail(stage: dict[str, Any]) -> str:
     if "parameters" in stage:
         return f"{stage['parameters']:,} parameters, {stage['steps']:,} steps"
     return ""
-
-
-def how_far(progress: dict[str, Any]) -> str:
-    """The progress that an owner shows in its beat, as words."""
-    done, total, unit = (progress.get(name) for name in ("done", "total", "unit"))
-    rest = [f"{k} {v}" for k, v in progress.items() if k not in ("done", "total", "unit")]
-    head = f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
-    return ", ".join([head, *rest])
 
 
 def metrics_line(metrics: dict[str, Any]) -> str:
@@ -210,20 +226,6 @@ def other_logs(engine: Engine, planned: Planned) -> list[log.State]:
         if key != planned.key and state.record and state.record["stage"] == planned.stage.name:
             found.append(state)
     return found
-
-
-def story(entry: Entry) -> str:
-    """One line for one log entry."""
-    body = entry.body
-    if entry.kind == "claim":
-        what = f"by {body['owner']}" if body["owner"] else f"released: {body.get('why', '')}"
-    elif entry.kind == "checkpoint":
-        what = f"step {body['step']:,}, {human_bytes(sum(entry.digests.values()))}"
-    elif entry.kind == "result":
-        what = f"{human_bytes(size_of(entry))} after {human_seconds(body['seconds'])}"
-    else:
-        what = body.get("why", "")
-    return f"{entry.position:>4}  {body['at']}  {entry.kind:<10}  {what}"
 
 
 def graph() -> str:

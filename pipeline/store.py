@@ -152,6 +152,7 @@ class Store:
         kept = self.disk.stat(_blob(name))
         if kept is not None and kept[0] == size:
             file.unlink()
+            self.disk.touch(_blob(name))  # young again for gc, which may have found it unneeded
         else:
             self.disk.move_in(file, _blob(name))
         return name

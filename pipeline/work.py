@@ -22,7 +22,7 @@ from pipeline.courier import Checkpoint, Courier
 from pipeline.disk import explain, is_full
 from pipeline.errors import Interrupted, Lost, StoreAway, StoreError
 from pipeline.keys import canonical
-from pipeline.log import Claim, State
+from pipeline.log import Claim, Entry, State
 from pipeline.machine import Machine
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Stage
@@ -115,7 +115,7 @@ class Work:
                 metrics = importlib.import_module(self.stage.module).run(context)
                 self.courier.cancel()
                 body = {"files": self._publish(out), "metrics": metrics, "seconds": self.seconds()}
-                self.store.insist(lambda: self.claim.append("result", body))
+                self._send_again(self.store.insist(lambda: self.claim.append("result", body)))
             except Lost:
                 self.courier.cancel()
                 raise
@@ -203,9 +203,15 @@ class Work:
         for item in checkpoint.body["files"].values():
             self.sending.send(item["digest"], self.courier.report)
         self.courier.report(0)  # not wanted any more? then no entry
-        self.claim.append("checkpoint", checkpoint.body)
+        self._send_again(self.claim.append("checkpoint", checkpoint.body))
         self.kept = set()
         self._prune()
+
+    def _send_again(self, entry: Entry) -> None:
+        """``gc`` keeps the blobs of an entry that is there; what it took just before goes again."""
+        with suppress(StoreAway):
+            for blob in self.brisk.missing(entry.digests) if self.store.remote else ():
+                self.brisk.send(blob)
 
     def _prune(self) -> None:
         with suppress(StoreAway):  # then the next checkpoint's turn removes what this one left
