@@ -51,7 +51,7 @@ root, venv = pathlib.Path.cwd(), pathlib.Path(sys.argv[2])
 paths = dict.fromkeys([str(root), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
 site = venv / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
 (site / "ignite.pth").write_text("\n".join(paths) + "\n")
-for name, module in (("pipeline", "pipeline.cli"), ("launch", "launchers.cli")):
+for name, module in (("pipeline", "pipeline.cli.main"), ("launch", "launchers.cli")):
     script = venv / "bin" / name
     script.write_text(f"#!{(venv / 'bin' / 'python').absolute()}\n"
                       f"from {module} import main\nmain()\n")

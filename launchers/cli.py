@@ -5,13 +5,13 @@ from typing import Any
 
 import click
 
-from pipeline import log
-from pipeline.cli import run_command
-from pipeline.options import store_option
-from pipeline.places import open_store
-from pipeline.presence import how_far, life, moment, presence
-from pipeline.show import table
-from pipeline.store import Store
+from pipeline.cli.options import store_option
+from pipeline.cli.presence import how_far, life, moment, presence
+from pipeline.cli.process import run_command
+from pipeline.cli.show import table
+from pipeline.engine import log
+from pipeline.store.places import open_store
+from pipeline.store.store import Store
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -180,6 +180,21 @@ class LiveUi(Ui):
             self.live = None
 
 
+def while_away(ui: Ui, stopping: Callable[[], bool]) -> Callable[[str], None]:
+    """What to do while the store is away: say so once in a while, and stop if asked to."""
+    told = -60.0
+
+    def waiting(why: str) -> None:
+        nonlocal told
+        if stopping():
+            raise Interrupted(why)
+        if time.monotonic() - told >= 60.0:
+            told = time.monotonic()
+            ui.note(f"{why}. Trying again (Ctrl-C to stop)")
+
+    return waiting
+
+
 def choose() -> Ui:
     """A live line on a terminal that can show one, plain lines elsewhere."""
     dumb = os.environ.get("TERM") in (None, "dumb")

@@ -9,7 +9,7 @@ from model.bpe import Tokenizer
 from model.generate import generate
 from model.gpt import GPT
 from model.sampling import SamplerConfig
-from pipeline.engine import Engine
+from pipeline.engine.engine import Engine
 from pipeline.machine import Machine
 from pipeline.stages.sample import four_samples
 from pipeline.weights import for_writing, load_model

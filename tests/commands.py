@@ -14,7 +14,7 @@ from unittest import mock
 from pipelines import SETTINGS
 
 from launchers import cli as launch_cli
-from pipeline import cli as pipeline_cli
+from pipeline.cli import main as pipeline_cli
 
 ROOT = Path(__file__).parents[1]
 # the toy pipeline and machine of pipelines.py on the command line
@@ -74,9 +74,9 @@ def _same_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def start(*words: object, program: str = "pipeline.cli", **options) -> subprocess.Popen:
+def start(*words: object, program: str = "pipeline.cli.main", **options) -> subprocess.Popen:
     """``pipeline ...`` as a process of its own, its output in text pipes."""
-    name = {"pipeline.cli": "pipeline", "launchers.cli": "launch"}[program]
+    name = {"pipeline.cli.main": "pipeline", "launchers.cli": "launch"}[program]
     source = f"import sys; sys.argv[0] = {name!r}; from {program} import main; main()"
     command = [sys.executable, "-c", source, *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

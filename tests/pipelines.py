@@ -6,10 +6,10 @@ import random
 from pathlib import Path
 
 from pipeline import recipe
-from pipeline.disk import Disk
-from pipeline.engine import Engine
+from pipeline.engine.engine import Engine
 from pipeline.machine import Machine
-from pipeline.store import Store
+from pipeline.store.disk import Disk
+from pipeline.store.store import Store
 from pipeline.ui import Ui
 
 SETTINGS = (

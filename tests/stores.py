@@ -4,12 +4,13 @@ import os
 import time
 from pathlib import Path
 
-from pipeline import log
-from pipeline.disk import Disk
-from pipeline.gc import GRACE, MARKS, collect, read_clocks, survey
-from pipeline.log import Claim
-from pipeline.needed import all_blobs, blob_name
-from pipeline.store import Store
+from pipeline.engine import log
+from pipeline.engine.gc import GRACE, MARKS, collect, read_clocks, survey
+from pipeline.engine.log import Claim
+from pipeline.engine.needed import all_blobs
+from pipeline.store.disk import Disk
+from pipeline.store.storage import blob_name
+from pipeline.store.store import Store
 
 KEY, OTHER = "a" * 64, "b" * 64
 DAY = 24 * 3600.0

@@ -9,11 +9,11 @@ import pytest
 from commands import TOY, TOY_RECIPE, pipeline
 from pipelines import digests, local_store, run, toy_engine
 
-from pipeline import beat as beat_module
-from pipeline import keys, log
-from pipeline.beat import Beat, machine_id
+from pipeline.engine import beat as beat_module
+from pipeline.engine import code, log
+from pipeline.engine.beat import Beat, machine_id
+from pipeline.engine.log import Claim
 from pipeline.errors import Interrupted
-from pipeline.log import Claim
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def change_code(tmp_path, monkeypatch):
         if not root.exists():
             for package in ("model", "pipeline"):
                 ignored = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(keys.ROOT / package, root / package, ignore=ignored)
-            monkeypatch.setattr(keys, "ROOT", root)
+                shutil.copytree(code.ROOT / package, root / package, ignore=ignored)
+            monkeypatch.setattr(code, "ROOT", root)
         text = (root / file).read_text(encoding="utf-8")
         assert old in text
         (root / file).write_text(text.replace(old, new), encoding="utf-8")

@@ -9,7 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from pipeline.errors import StoreError
-from pipeline.remote import NotExclusive, Remote
+from pipeline.store.remote import NotExclusive, Remote
 
 MIRROR = r"cannot serve as --store: .*mirror.*`pipeline push {0}` and `pipeline pull {0}`$"
 
@@ -96,6 +96,8 @@ def test_an_unknown_protocol():
 
 
 def test_importing_it_imports_no_backend():
-    code = "import sys, pipeline.remote; print({'fsspec', 's3fs', 'botocore'} & {*sys.modules})"
+    code = (
+        "import sys, pipeline.store.remote; print({'fsspec', 's3fs', 'botocore'} & {*sys.modules})"
+    )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "set()\n"

@@ -7,6 +7,7 @@ run.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -22,11 +23,12 @@ from servers import make_bucket, s3_environment, s3_server
 from test_kill import import_stages
 
 from model.trainer import Trainer
-from pipeline import beat, log, recipe
-from pipeline.disk import Disk
-from pipeline.engine import Engine
-from pipeline.remote import Remote
-from pipeline.store import Store
+from pipeline import recipe
+from pipeline.engine import beat, log
+from pipeline.engine.engine import Engine
+from pipeline.store.disk import Disk
+from pipeline.store.remote import Remote
+from pipeline.store.store import Store
 
 SEED, MACHINES = 20_261, 3
 KILLS, ZOMBIES = 200, 40
@@ -97,7 +99,7 @@ class Run:
             state = log.read(engine.store, key)
             problems += [f"{key[:8]}: {problem}" for problem in examine(state)]
             owners = [e.body["owner"] for e in state.entries if e.kind == "claim"]
-            takeovers += sum(1 for a, b in zip(owners, owners[1:]) if a and b)
+            takeovers += sum(1 for a, b in itertools.pairwise(owners) if a and b)
             lost = engine.store.missing(dict.fromkeys(state.needed, 0) | sizes(state))
             problems += [f"{key[:8]}: blob {blob[:8]} is missing" for blob in lost]
         return {"problems": problems, "takeovers": takeovers, "digests": digests(engine)}
@@ -131,7 +133,7 @@ def as_machine(number: int) -> None:
     beat.machine_id = lambda: f"machine {number}"
     beat.BEAT_EVERY = beat.REMOTE_EVERY = DEAD_AFTER / 8
     beat.DEAD_AFTER = beat.REMOTE_DEAD_AFTER = DEAD_AFTER
-    from pipeline import work
+    from pipeline.engine import work
 
     work.machine_id = beat.machine_id
     stepped = Trainer.run_step

@@ -7,13 +7,14 @@ from commands import TOY, TOY_RECIPE, launch, pipeline
 from pipelines import local_store
 
 from launchers import cli as launch_cli
-from pipeline import cli as pipeline_cli
-from pipeline import log
-from pipeline.beat import Beat, machine_id
-from pipeline.log import Claim
+from pipeline.cli import main as pipeline_cli
+from pipeline.engine import log
+from pipeline.engine.beat import Beat, machine_id
+from pipeline.engine.log import Claim
 from pipeline.recipe import SIZES
+from pipeline.stages import STAGES as DECLARED
 
-STAGES = pipeline_cli.NAMES
+STAGES = [stage.name for stage in DECLARED]
 
 
 # help and usage

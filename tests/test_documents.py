@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import documents as module
-from pipeline.documents import Tally, documents
+from pipeline.data import documents as module
+from pipeline.data.documents import Tally, documents
+from pipeline.data.sources import resolve
 from pipeline.memo import Memo
 from pipeline.recipe import DataConfig
-from pipeline.sources import resolve
 
 
 @pytest.fixture

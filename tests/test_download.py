@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from file_server import BODY, Site, serving
 
-from pipeline import download, sources
+from pipeline.data import download, sources
+from pipeline.data.sources import resolve
 from pipeline.errors import StoreError
 from pipeline.memo import Memo
-from pipeline.sources import resolve
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(site, target):
 def test_a_killed_download_goes_on_where_it_stopped(site, target):
     site.go_on.clear()
     code = (
-        "import sys; from pathlib import Path; from pipeline import download\n"
+        "import sys; from pathlib import Path; from pipeline.data import download\n"
         "download.fetch(sys.argv[1], Path(sys.argv[2]), None, None)"
     )
     root = Path(__file__).parent.parent

@@ -11,12 +11,13 @@ from dataclasses import replace
 import pytest
 from pipelines import MACHINE, digests, local_store, run, toy_engine, write_corpus
 
-from pipeline import beat as beat_module
-from pipeline import keys, log, show
-from pipeline.beat import Beat, machine_id
-from pipeline.engine import latest
+from pipeline.cli import show
+from pipeline.engine import beat as beat_module
+from pipeline.engine import code, log
+from pipeline.engine.beat import Beat, machine_id
+from pipeline.engine.log import Claim
+from pipeline.engine.remembered import latest
 from pipeline.errors import Interrupted, Lost, StoreError
-from pipeline.log import Claim
 from pipeline.stages import STAGES
 from pipeline.ui import Ui
 
@@ -109,8 +110,8 @@ def test_what_a_code_change_reruns(finished, tmp_path, monkeypatch, file, old, n
     """Keys over a copy of the sources in which one line was changed."""
     root = tmp_path / "root"
     for package in ("model", "pipeline"):
-        for source in (keys.ROOT / package).rglob("*.py"):
-            target = root / source.relative_to(keys.ROOT)
+        for source in (code.ROOT / package).rglob("*.py"):
+            target = root / source.relative_to(code.ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
     changed = root / file
@@ -118,7 +119,7 @@ def test_what_a_code_change_reruns(finished, tmp_path, monkeypatch, file, old, n
     assert old in text
     changed.write_text(text.replace(old, new), encoding="utf-8")
     before = {item.stage.name: item.key for item in finished.plan()}
-    monkeypatch.setattr(keys, "ROOT", root)
+    monkeypatch.setattr(code, "ROOT", root)
     after = {item.stage.name: item.key for item in finished.plan()}
     # stages behind a changed one have no key yet; they are re-run unless the bytes stay the same
     changed_stages = [name for name in NAMES if after[name] != before[name]]

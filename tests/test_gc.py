@@ -18,13 +18,13 @@ from stores import (
     sweep,
 )
 
-from pipeline import gc, log
-from pipeline.disk import Disk
+from pipeline.engine import gc, log
+from pipeline.engine.gc import MARKS, collect, read_clocks, survey
+from pipeline.engine.needed import all_blobs
 from pipeline.errors import StoreAway, StoreError
-from pipeline.gc import MARKS, collect, read_clocks, survey
-from pipeline.keys import canonical
-from pipeline.needed import all_blobs
-from pipeline.store import Store
+from pipeline.hashing import canonical
+from pipeline.store.disk import Disk
+from pipeline.store.store import Store
 
 
 @pytest.fixture(params=["local", "elsewhere"])

@@ -14,10 +14,11 @@ from stores import (
     put,
 )
 
-from pipeline import gc, log
+from pipeline.engine import log
+from pipeline.engine.log import Claim
+from pipeline.engine.needed import all_blobs
+from pipeline.engine.superseded import give_up, superseded
 from pipeline.errors import Interrupted, Lost
-from pipeline.log import Claim
-from pipeline.needed import all_blobs
 
 
 def tree(root: Path) -> dict:
@@ -105,11 +106,11 @@ def test_superseded_leaves_alone_what_is_worked_on(ran):
     """Somebody was there when we looked, or comes in between."""
     store = local_store(ran)
     used = {"train": "of the recipe"}
-    first, second = gc.superseded(store, used)
+    first, second = superseded(store, used)
     assert {first.stage, second.stage} == {"train"}
     claim(store, first.key)
-    assert not gc.give_up(store, first) and log.read(store, first.key).owner is not None
-    (found,) = gc.superseded(store, used)
+    assert not give_up(store, first) and log.read(store, first.key).owner is not None
+    (found,) = superseded(store, used)
     assert found.key == second.key
     with pytest.raises(Lost):
         Claim.take(store, first.key, first.state, "late", {})

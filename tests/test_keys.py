@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import keys
+from pipeline import hashing
+from pipeline.engine import code, keys
 from pipeline.memo import Memo
 from pipeline.stages import STAGES
 
@@ -55,7 +56,7 @@ class Shape(object):
 
 def units(source: str) -> dict[str, str]:
     """Digests of the units of one module's source."""
-    return keys.units(ast.parse(source))
+    return code.units(ast.parse(source))
 
 
 def changed(old: str, new: str) -> list[str]:
@@ -130,7 +131,7 @@ def test_a_new_name_is_another_unit():
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     """A tree of sources instead of ours; returns what writes a module into it."""
-    monkeypatch.setattr(keys, "ROOT", tmp_path)
+    monkeypatch.setattr(code, "ROOT", tmp_path)
 
     def write(name: str, source: str) -> None:
         path = tmp_path.joinpath(*name.split(".")).with_suffix(".py")
@@ -141,7 +142,7 @@ def tree(tmp_path, monkeypatch):
 
 
 def files(*modules: str) -> set[str]:
-    digests = keys.code_digests(modules, Memo(Path("/nowhere/memo.json")))
+    digests = code.code_digests(modules, Memo(Path("/nowhere/memo.json")))
     return {unit.split(" ", 1)[0] for unit in digests}
 
 
@@ -185,7 +186,7 @@ def test_a_relative_import_is_refused_because_it_would_go_unseen(tree):
 @pytest.mark.parametrize(
     ("stage", "inside", "outside"),
     [
-        ("prepare", "pipeline/documents.py", "model/bpe.py"),
+        ("prepare", "pipeline/data/documents.py", "model/bpe.py"),
         ("tokenizer", "model/bpe.py", "model/attention.py"),
         ("encode", "model/bpe.py", "model/attention.py"),
         ("train", "model/attention.py", "model/bpe.py"),
@@ -201,8 +202,9 @@ def test_what_a_stage_depends_on(stage, inside, outside):
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_no_stage_depends_on_the_engine(stage):
-    engine = {module.replace(".", "/") + ".py" for module in keys.ENGINE}
-    assert files(stage.module) & engine == set()
+    rooms = tuple(f"{room.replace('.', '/')}/" for room in code.ROOMS)
+    beside = {f"pipeline/{name}.py" for name in code.BESIDE}
+    assert not [file for file in files(stage.module) if file.startswith(rooms) or file in beside]
 
 
 # the same everywhere
@@ -210,12 +212,12 @@ def test_no_stage_depends_on_the_engine(stage):
 PRINT_DIGESTS = """
 import json
 from pathlib import Path
-from pipeline import keys
+from pipeline.engine import code
 from pipeline.memo import Memo
 from pipeline.stages import STAGES
 
 memo = Memo(Path("/nowhere/memo.json"))
-print(json.dumps({stage.name: keys.code_digests([stage.module], memo) for stage in STAGES}))
+print(json.dumps({stage.name: code.code_digests([stage.module], memo) for stage in STAGES}))
 """
 
 
@@ -231,11 +233,11 @@ def other_python(version: str) -> str:
 
 @pytest.mark.parametrize("version", ["3.12", "3.13", "3.14"])
 def test_every_python_finds_the_same_digests(version):
-    environment = {**os.environ, "PYTHONPATH": str(keys.ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(code.ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [other_python(version), "-c", PRINT_DIGESTS]
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     memo = Memo(Path("/nowhere/memo.json"))
-    here = {stage.name: keys.code_digests([stage.module], memo) for stage in STAGES}
+    here = {stage.name: code.code_digests([stage.module], memo) for stage in STAGES}
     assert json.loads(told.stdout) == here
 
 
@@ -243,26 +245,26 @@ def test_every_python_finds_the_same_digests(version):
 
 
 def test_canonical_does_not_see_the_order_of_keys():
-    assert keys.canonical({"a": 1, "b": [2, {"d": 3, "c": 4}]}) == (
+    assert hashing.canonical({"a": 1, "b": [2, {"d": 3, "c": 4}]}) == (
         b'{"a":1,"b":[2,{"c":4,"d":3}]}'
     )
-    assert keys.canonical({"b": 1, "a": 2}) == keys.canonical({"a": 2, "b": 1})
+    assert hashing.canonical({"b": 1, "a": 2}) == hashing.canonical({"a": 2, "b": 1})
 
 
 def test_canonical_tells_apart_what_python_calls_equal():
     values = [1, 1.0, "1", True, None, "true", [1], {"1": 1}, 0, -0.0, 0.0, "", False]
-    assert len({keys.canonical(value) for value in values}) == len(values)
+    assert len({hashing.canonical(value) for value in values}) == len(values)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, {"a": [math.nan]}])
 def test_canonical_refuses_what_is_no_number(value):
     with pytest.raises(ValueError):
-        keys.canonical(value)
+        hashing.canonical(value)
 
 
 @pytest.mark.parametrize("text", ["é", "\U0001f600", '\n"\\', "\udcff"])
 def test_canonical_is_ascii_and_reads_back(text):
-    assert json.loads(keys.canonical(text).decode("ascii")) == text
+    assert json.loads(hashing.canonical(text).decode("ascii")) == text
 
 
 def record(**changes):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pipelines import MACHINE, digests, run, toy_engine, write_corpus
 
-from pipeline.log import Claim
+from pipeline.engine.log import Claim
 from pipeline.stages import STAGES
 
 KILLS = 20

@@ -16,13 +16,13 @@ from stores import (
     sweep,
 )
 
-from pipeline import leftovers
-from pipeline.gc import Clocks, collect, read_clocks, survey
-from pipeline.keys import canonical
-from pipeline.leftovers import Item
-from pipeline.locks import alone
-from pipeline.needed import all_blobs
-from pipeline.store import Store
+from pipeline.engine import leftovers
+from pipeline.engine.gc import Clocks, collect, read_clocks, survey
+from pipeline.engine.leftovers import Item
+from pipeline.engine.needed import all_blobs
+from pipeline.hashing import canonical
+from pipeline.store.locks import alone
+from pipeline.store.store import Store
 
 
 @pytest.fixture(params=["local", "elsewhere"])

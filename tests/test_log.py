@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipelines import local_store
 
-from pipeline import beat as beat_module
-from pipeline import gc, log
-from pipeline.beat import Beat, Watch, machine_id
+from pipeline.engine import beat as beat_module
+from pipeline.engine import gc, log
+from pipeline.engine.beat import Beat, Watch, machine_id
+from pipeline.engine.log import Claim, Entry, State, fold
 from pipeline.errors import Lost, StoreError
-from pipeline.log import Claim, Entry, State, fold
-from pipeline.store import Store
+from pipeline.store.store import Store
 
 KEY = "k" * 64
 

@@ -15,9 +15,10 @@ from commands import TOY, TOY_RECIPE, pipeline, start
 from pipelines import digests, write_corpus
 from servers import Answer, forwarded, make_bucket, s3_environment, s3_server, web
 
-from pipeline import beat, courier, log, recipe, work
-from pipeline.engine import Engine
-from pipeline.places import open_store
+from pipeline import recipe
+from pipeline.engine import beat, courier, log, work
+from pipeline.engine.engine import Engine
+from pipeline.store.places import open_store
 
 STEPS = ("--set", "train.steps=400", "--set", "train.eval_every=100")
 SLOW = (*TOY, *STEPS)  # long enough to be interrupted

@@ -9,7 +9,7 @@ import pytest
 from servers import gcs_emulator, sftp_server
 
 from pipeline.errors import StoreAway, StoreError
-from pipeline.remote import NotExclusive, Remote
+from pipeline.store.remote import NotExclusive, Remote
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.data.sources import resolve
+from pipeline.data.splits import Split, SplitWriter
 from pipeline.memo import Memo
 from pipeline.recipe import DataConfig
-from pipeline.sources import resolve
-from pipeline.splits import Split, SplitWriter
 from pipeline.stages import prepare
 
 

@@ -14,12 +14,13 @@ from commands import TOY, pipeline, start
 from file_server import serving
 from pipelines import MACHINE, digests, local_store, run, toy_engine
 
-from pipeline import cli as pipeline_cli
-from pipeline import download, log
-from pipeline.beat import Beat, machine_id
-from pipeline.engine import Engine
+from pipeline.cli import process as process_module
+from pipeline.data import download
+from pipeline.engine import log
+from pipeline.engine.beat import Beat, machine_id
+from pipeline.engine.engine import Engine
+from pipeline.engine.log import Claim
 from pipeline.errors import Interrupted
-from pipeline.log import Claim
 from pipeline.ui import Ui
 
 
@@ -80,7 +81,7 @@ def test_signals_cost_no_step(tmp_path, corpus):
     engine = toy_engine(store, corpus, steps)
     for number, step in ((signal.SIGINT, 20), (signal.SIGTERM, 120)):
         err, code = interrupted(number, step, engine, ["--store", store, *words])
-        assert code == pipeline_cli.EXIT_INTERRUPTED == 75, err
+        assert code == process_module.EXIT_INTERRUPTED == 75, err
         *_, last = err.splitlines()
         assert last.startswith("stopped: checkpoint written at step ")
         assert f"Go on with: pipeline run --store {store} --data {corpus} --set " in last
@@ -98,13 +99,13 @@ def test_signals_cost_no_step(tmp_path, corpus):
 def test_a_second_ctrl_c_ends_at_once_but_one_that_is_sent_twice_does_not(monkeypatch):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        stopping = pipeline_cli.stop_on_signals()
+        stopping = process_module.stop_on_signals()
         assert not stopping()
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stopping()
-        monkeypatch.setattr(pipeline_cli, "TWICE", 0)
+        monkeypatch.setattr(process_module, "TWICE", 0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)

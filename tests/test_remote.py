@@ -18,11 +18,11 @@ from servers import (
     web,
 )
 
-from pipeline import backends
-from pipeline.disk import Disk
 from pipeline.errors import StoreAway, StoreError
-from pipeline.remote import NotExclusive, Remote
-from pipeline.store import Store
+from pipeline.store import backends
+from pipeline.store.disk import Disk
+from pipeline.store.remote import NotExclusive, Remote
+from pipeline.store.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import fsspec
 import pytest
 from servers import Answer, s3_environment, web
 
-from pipeline import remote
 from pipeline.errors import StoreAway, StoreError
-from pipeline.remote import NotExclusive, Remote
+from pipeline.store import remote
+from pipeline.store.remote import NotExclusive, Remote
 
 CALLS = {
     "create": lambda place: place.create("log/a/0", b"data"),

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pipelines import SETTINGS, run, toy_engine, write_corpus
 
 from pipeline import recipe
-from pipeline.engine import Engine
+from pipeline.engine.engine import Engine
+from pipeline.engine.log import Entry
 from pipeline.errors import Interrupted
-from pipeline.log import Entry
 from pipeline.report import write_report
 from pipeline.report.curves import curves, outline, smooth
 from pipeline.report.markup import tag

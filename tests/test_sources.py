@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import sources
+from pipeline.data import sources
+from pipeline.data.sources import Source, resolve
 from pipeline.memo import Memo
-from pipeline.sources import Source, resolve
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_digests_are_remembered(texts, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.memo._RACY_NS", -1)
     memo = Memo(tmp_path / "memo")
     before = resolve(str(texts), tmp_path, memo, fetch=False)
-    monkeypatch.setattr("pipeline.keys.file_digest", None)
+    monkeypatch.setattr("pipeline.hashing.file_digest", None)
     assert resolve(str(texts), tmp_path, memo, fetch=False) == before
 
 
@@ -220,7 +220,7 @@ def test_naming_local_data_imports_nothing_large():
 
     code = (
         "import sys; from pathlib import Path\n"
-        "from pipeline.memo import Memo; from pipeline.sources import resolve\n"
+        "from pipeline.memo import Memo; from pipeline.data.sources import resolve\n"
         "resolve('python-stdlib', Path('nowhere'), Memo(Path('nowhere')), fetch=False)\n"
         "print([m for m in ('fsspec', 'numpy', 'pyarrow', 'torch') if m in sys.modules])"
     )

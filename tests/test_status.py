@@ -8,14 +8,16 @@ import pytest
 from commands import launch, pipeline
 from pipelines import MACHINE, local_store, run, toy_engine, write_corpus
 
-from pipeline import log, show
-from pipeline.beat import Beat, machine_id
-from pipeline.disk import Disk
-from pipeline.engine import Engine
-from pipeline.keys import canonical
-from pipeline.log import Claim, Entry
-from pipeline.show_log import story
-from pipeline.store import Store
+from pipeline.cli import show
+from pipeline.cli.show_log import story
+from pipeline.engine import log
+from pipeline.engine.beat import Beat, machine_id
+from pipeline.engine.engine import Engine
+from pipeline.engine.log import Claim, Entry
+from pipeline.engine.remembered import remember
+from pipeline.hashing import canonical
+from pipeline.store.disk import Disk
+from pipeline.store.store import Store
 
 OWNER = "gpu-box-42-0a1b2c3d"
 TOLD = {"device": "cuda:1", "precision": "bf16", "keep": 2}
@@ -282,7 +284,7 @@ def test_the_verb_tells_it_and_json_stays_as_it_is(engine):
     beat(engine, {"nonce": "1", "at": at(900)})
     owner.release("Interrupted")
     run(engine, "prepare")
-    engine.remember()
+    remember(engine.store, engine.recipe)
     said = pipeline("log", "prepare", "--store", engine.store.root).out.splitlines()
     assert [text.split()[2] for text in said] == ["claim", "claim", "claim", "result"]
     assert f"by {OWNER}, device cuda:1, precision bf16" in said[0]

@@ -12,12 +12,12 @@ import pytest
 from commands import TOY, pipeline
 from pipelines import digests, local_store, run, toy_engine, write_corpus
 
-from pipeline import disk as disk_module
-from pipeline import keys
-from pipeline.disk import is_full
+from pipeline import hashing
 from pipeline.errors import StoreError
-from pipeline.places import open_store
-from pipeline.store import Store
+from pipeline.store import disk as disk_module
+from pipeline.store.disk import is_full
+from pipeline.store.places import open_store
+from pipeline.store.store import Store
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_lost_answer_is_no_lost_race(store, monkeypatch):
 
 def test_a_blob_is_named_by_its_content(store):
     name = put(store, b"bytes")
-    assert name == keys.digest(b"bytes")
+    assert name == hashing.digest(b"bytes")
     assert store.blob(name).read_bytes() == b"bytes"
     assert list(store.blobs()) == [name]
     assert os.listdir(store.root / "tmp") == []
@@ -130,7 +130,7 @@ def test_a_blob_is_kept_once(store):
 def test_has_looks_at_the_size(store):
     name = put(store, b"bytes")
     assert store.has(name, 5) and not store.has(name, 4)
-    assert not store.has(keys.digest(b"other"), 5)
+    assert not store.has(hashing.digest(b"other"), 5)
 
 
 def test_a_removed_blob_is_gone(store):

@@ -12,15 +12,16 @@ from commands import TOY, pipeline
 from pipelines import digests, local_store, run, toy_engine
 from servers import make_bucket, s3_environment, s3_server, sftp_server
 
-from pipeline import beat as beat_module
-from pipeline import cli_stores, log
-from pipeline.beat import Beat, machine_id
-from pipeline.disk import Disk
+from pipeline.cli import stores as cli_stores
+from pipeline.engine import beat as beat_module
+from pipeline.engine import log
+from pipeline.engine.beat import Beat, machine_id
+from pipeline.engine.log import Claim
+from pipeline.engine.transfer import append, bring, carry, deliver, obstacle, pack, worked_on
 from pipeline.errors import Interrupted, Lost
-from pipeline.log import Claim
-from pipeline.places import cache_of, open_store
-from pipeline.store import Store, silent
-from pipeline.transfer import append, bring, carry, deliver, obstacle, pack, worked_on
+from pipeline.store.disk import Disk
+from pipeline.store.places import cache_of, open_store
+from pipeline.store.store import Store, silent
 
 OTHER = ("train.lr=1e-3", "train.steps=40")  # a recipe that shares all before train
 RECORD = {"stage": "train", "recipe": {}, "inputs": {}, "code": {}}

@@ -9,11 +9,11 @@ import pytest
 from commands import pipeline
 from pipelines import run, toy_engine, write_corpus
 
-from pipeline import log, verify
-from pipeline.disk import Disk
-from pipeline.keys import canonical
-from pipeline.needed import untold
-from pipeline.store import Store
+from pipeline.engine import log, verify
+from pipeline.engine.needed import untold
+from pipeline.hashing import canonical
+from pipeline.store.disk import Disk
+from pipeline.store.store import Store
 
 
 @pytest.fixture(scope="module")

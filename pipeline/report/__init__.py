@@ -8,7 +8,7 @@ not finished it shows what there is and says what is missing.
 import os
 from pathlib import Path
 
-from pipeline.engine import Engine
+from pipeline.engine.engine import Engine
 from pipeline.report.curves import require_matplotlib
 from pipeline.report.facts import gather
 from pipeline.report.page import page

@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline import recipe, show
-from pipeline.engine import Engine, Planned
+from pipeline import recipe
+from pipeline.cli import show
+from pipeline.engine.engine import Engine, Planned
 from pipeline.recipe import Recipe
 from pipeline.redact import redacted
 

@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from pipeline import keys
-from pipeline.log import Entry
+from pipeline import hashing
+from pipeline.engine.log import Entry
 from pipeline.machine import Machine
 from pipeline.report.facts import Facts
 from pipeline.report.markup import Html, join, tag
@@ -52,7 +52,7 @@ def told(value: Any) -> str:
 
 
 def _origin(record: dict[str, Any]) -> dict[str, str]:
-    code = keys.digest(keys.canonical(record["code"]))
+    code = hashing.digest(hashing.canonical(record["code"]))
     inputs = {name: digest[:12] for name, digest in record["inputs"].items()}
     return {
         "code": f"{code[:12]}, {len(record['code'])} definitions",

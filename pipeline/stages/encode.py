@@ -11,7 +11,7 @@ import json
 import numpy as np
 
 from model.bpe import Tokenizer
-from pipeline.splits import Split
+from pipeline.data.splits import Split
 from pipeline.stage import Context
 from pipeline.tokens import token_type
 

@@ -15,8 +15,8 @@ is empty. In memory there is one document at a time.
 import hashlib
 from dataclasses import dataclass
 
-from pipeline.documents import Tally, documents
-from pipeline.splits import SplitWriter
+from pipeline.data.documents import Tally, documents
+from pipeline.data.splits import SplitWriter
 from pipeline.stage import Context
 
 HASHES = 1 << 64  # a document's place among them is the first 8 bytes of its sha256

@@ -5,7 +5,7 @@ know its rare words.
 """
 
 from model.bpe import Tokenizer
-from pipeline.splits import Split
+from pipeline.data.splits import Split
 from pipeline.stage import Context
 
 

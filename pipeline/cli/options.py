@@ -1,0 +1,173 @@
+"""The options that verbs share, and what they ask for: an engine and a machine."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import recipe
+from pipeline.engine.engine import Engine
+from pipeline.engine.remembered import latest
+from pipeline.errors import StoreError
+from pipeline.machine import Machine, duration
+from pipeline.stages import STAGES
+from pipeline.store.places import open_store
+
+NAMES = [stage.name for stage in STAGES]
+
+store_option = click.option(
+    "--store",
+    envvar="IGNITE_STORE",
+    default="artifacts",
+    show_default=True,
+    metavar="PLACE",
+    help="Directory or URL (s3://, gs://, abfs://) of the store; or IGNITE_STORE.",
+)
+
+
+def recipe_options(command: Callable) -> Callable:
+    """Options that choose a recipe and the store; all verbs share them."""
+    for option in (
+        store_option,
+        click.option(
+            "--from",
+            "upstreams",
+            multiple=True,
+            metavar="PLACE",
+            help="Another store to take results and checkpoints from. May be repeated.",
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change one setting, such as train.lr=3e-4. May be repeated.",
+        ),
+        click.option("--text-field", help="Field or column of jsonl and parquet with the text."),
+        click.option(
+            "--data",
+            help="tinyshakespeare, python-stdlib, or a file, directory, "
+            "glob or URL of text, jsonl or parquet.",
+        ),
+        click.option(
+            "--recipe",
+            "file",
+            type=click.Path(path_type=Path),
+            help="A TOML file laid over the size's recipe.",
+        ),
+        click.option("--size", help="tiny, small, medium or large."),
+    ):
+        command = option(command)
+    return command
+
+
+def machine_options(command: Callable) -> Callable:
+    """Options of the machine; they change how fast a run is, never what it trains."""
+    for option in (
+        click.option(
+            "--keep",
+            type=click.IntRange(2),
+            default=2,
+            show_default=True,
+            metavar="N",
+            help="Keep the newest N checkpoints of an unfinished run.",
+        ),
+        click.option(
+            "--checkpoint-steps",
+            type=click.IntRange(0),
+            default=0,
+            help="Checkpoint every so many steps as well.",
+        ),
+        click.option(
+            "--checkpoint-every",
+            default="60s",
+            show_default=True,
+            help="Time between checkpoints, such as 90s, 5m, 1h30m.",
+        ),
+        click.option(
+            "--threads",
+            type=click.IntRange(0, 1024),
+            default=0,
+            help="CPU threads; 0 leaves the choice to torch.",
+        ),
+        click.option(
+            "--micro-batch",
+            type=click.IntRange(0),
+            default=0,
+            help="Sequences worked on at once; 0: as many as are 16,384 tokens.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "fp32", "bf16"]),
+            default="auto",
+            help="auto is bf16 where the chip is fast at it.",
+        ),
+        click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
+    ):
+        command = option(command)
+    return command
+
+
+def make_engine(
+    size: str | None,
+    file: Path | None,
+    data: str | None,
+    text_field: str | None,
+    settings: tuple[str, ...],
+    store: str,
+    upstreams: tuple[str, ...],
+) -> Engine:
+    """The engine for the chosen recipe.
+
+    Without size, recipe and data it is the last run's, with the settings laid over it; with any of
+    them it starts from the defaults, whatever ran before.
+    """
+    opened = open_store(store)
+    try:
+        if text_field:
+            settings = (*settings, f"data.text_field={text_field}")
+        base = None if size or file or data else latest(opened)
+        if base is not None:
+            chosen = recipe.changed(base, settings)
+        else:
+            chosen = recipe.load(size, file, data, settings)
+    except StoreError:
+        raise
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return Engine(opened, chosen, tuple(open_store(place) for place in upstreams))
+
+
+def make_machine(
+    device: str,
+    precision: str,
+    micro_batch: int,
+    threads: int,
+    checkpoint_every: str,
+    checkpoint_steps: int,
+    keep: int,
+) -> Machine:
+    """The machine as it was described. Raises UsageError for what no machine is."""
+    try:
+        seconds = duration(checkpoint_every)
+        return Machine(device, precision, micro_batch, threads, seconds, checkpoint_steps, keep)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+_MACHINE = (
+    "device",
+    "precision",
+    "micro_batch",
+    "threads",
+    "checkpoint_every",
+    "checkpoint_steps",
+    "keep",
+)
+
+
+def engine_and_machine(options: dict[str, Any]) -> tuple[Engine, Machine]:
+    """What the options of both kinds ask for; takes the machine's out of ``options``."""
+    machine = {name: options.pop(name) for name in _MACHINE}
+    return make_engine(**options), make_machine(**machine)

@@ -1,0 +1,109 @@
+"""The story of a key in words, a line for each entry of its log: who came, how far, what for."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline.engine.log import Entry
+from pipeline.ui import human_bytes, human_seconds
+
+_FOLD = 8  # more checkpoints in a row than this are one line
+
+
+def story(entries: Iterable[Entry], every: bool = False) -> list[str]:
+    """The lines; with ``every`` each checkpoint has its own."""
+    teller, lines = _Teller(), []
+    for run in _runs(entries):
+        told = [_line(entry, teller.words(entry)) for entry in run]
+        if len(told) > _FOLD and not every:
+            first = run[0].body["step"]
+            told = [f"{told[-1]}, the last of {len(run)} from step {first:,} on (--all shows each)"]
+        lines += told
+    return lines
+
+
+def _runs(entries: Iterable[Entry]) -> list[list[Entry]]:
+    """Checkpoints in a row together, every other entry alone."""
+    runs: list[list[Entry]] = []
+    for entry in entries:
+        if entry.kind == "checkpoint" and runs and runs[-1][-1].kind == "checkpoint":
+            runs[-1].append(entry)
+        else:
+            runs.append([entry])
+    return runs
+
+
+def _line(entry: Entry, words: str) -> str:
+    at = entry.body["at"] if entry.kind != "damaged" else "at an unknown time"
+    return f"{entry.position:>4}  {at:<25}  {entry.kind:<10}  {words}".rstrip()
+
+
+class _Teller:
+    """Knows what came before an entry."""
+
+    def __init__(self) -> None:
+        self.owner: str | None = None
+        self.start = 0  # the step from which the owner went on
+        self.steps: dict[int, int] = {}  # position -> step, of the checkpoints that stand
+
+    def words(self, entry: Entry) -> str:
+        kind, body = entry.kind, entry.body
+        if kind == "claim":
+            words = self._claim(body) if body["owner"] else self._release(body)
+        elif kind == "retire":
+            words = self._retire(body)
+        elif kind == "checkpoint":
+            self.steps[entry.position] = body["step"]
+            words = f"step {body['step']:,}, {_bytes(entry)}"
+        elif kind == "adopt":  # others have done these steps
+            self.steps[entry.position] = self.start = body["step"]
+            words = f"step {body['step']:,} of key {body['from'][:8]}..., {_bytes(entry)}"
+        elif kind == "result":
+            words = f"{_bytes(entry)} after {human_seconds(body['seconds'])}{self._finished(body)}"
+            self.owner = None
+        elif kind == "same":
+            words = f"same as key {body['as'][:8]}...: {body['because']}"
+            self.owner = None
+        elif kind == "damaged":
+            words = "it cannot be read, and holds its position"
+        else:
+            words = body.get("why", "")
+        brought = "from" in body and kind != "adopt"
+        return f"{words}, brought from {body['from']}" if brought else words
+
+    def _claim(self, body: dict[str, Any]) -> str:
+        words = [f"by {body['owner']}"]
+        machine = body.get("machine", {})
+        words += [f"{name} {machine[name]}" for name in ("device", "precision") if name in machine]
+        if self.owner is not None:
+            words.append(f"takes over from {self.owner}" + self._did(", which did"))
+        self.owner, self.start = body["owner"], self._reached()
+        return ", ".join(words)
+
+    def _release(self, body: dict[str, Any]) -> str:
+        words = f"released: {body.get('why', '')}" + self._did(", after")
+        self.owner = None
+        return words
+
+    def _retire(self, body: dict[str, Any]) -> str:
+        for position in body["positions"]:
+            self.steps.pop(position, None)
+        self.start = min(self.start, self._reached())
+        positions = " ".join(map(str, body["positions"]))
+        return f"takes back {positions}: {body.get('why', '')}"
+
+    def _reached(self) -> int:
+        return max(self.steps.values(), default=0)
+
+    def _did(self, word: str) -> str:
+        """The steps that the owner has brought to the log."""
+        reached = self._reached()
+        return f"{word} steps {self.start + 1:,} to {reached:,}" if reached > self.start else ""
+
+    def _finished(self, body: dict[str, Any]) -> str:
+        """The steps of the owner that ended the work, if it was not the only one."""
+        steps = body["metrics"].get("steps")
+        return f", with steps {self.start + 1:,} to {steps:,}" if self.start and steps else ""
+
+
+def _bytes(entry: Entry) -> str:
+    return human_bytes(sum(entry.digests.values()))

@@ -1,0 +1,1 @@
+"""From what ``--data`` says to documents of text."""

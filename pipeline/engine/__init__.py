@@ -1,0 +1,1 @@
+"""What must run, running it once, and losing nothing: the engine."""

@@ -1,0 +1,200 @@
+"""Walk a store, wherever it is, and hold every byte against its name; nothing is changed.
+
+Each blob is read to its end and nothing of it kept. Of every log the entries must be readable and
+without gaps, and the blobs that are needed there, with the sizes that the entries say. With
+``quick`` no blob is read: presence and sizes alone.
+
+Cost: three requests for each key, one for each blob, and all bytes over the network if the store is
+elsewhere; a few blobs are read at once, in 128 MiB of memory.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from pipeline.engine import log
+from pipeline.engine.log import State
+from pipeline.engine.needed import Progress, all_blobs, needed_by, positions, stat
+from pipeline.store.storage import blob_name
+from pipeline.store.store import Store
+
+FIX = "run `pipeline run` again: the stage that made it makes it again"
+_COPY = "put it back from a copy of the store if there is one"
+_AT_ONCE = 4  # blobs read side by side from a store elsewhere
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One damage. ``kind`` is damaged, missing, size, entry or gap; ``said`` says what to do."""
+
+    kind: str
+    name: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was looked at and what is wrong with it."""
+
+    problems: tuple[Problem, ...]
+    keys: int
+    blobs: int
+    size: int
+    unneeded: int  # blobs that `pipeline gc` frees, and their bytes
+    unneeded_size: int
+
+
+@dataclass(frozen=True)
+class _Need:
+    """Why a blob must be there: the entry in force that names it, and the size it says."""
+
+    key: str
+    entry: str
+    stage: str
+    size: int
+
+
+def verify(store: Store, quick: bool, progress: Progress) -> Verdict:
+    """Look at the whole store."""
+    keys = log.keys(store)
+    listed = store.side_by_side(lambda key: positions(store, key), keys)
+    states = store.side_by_side(lambda key: log.read(store, key), keys)
+    kept = set().union(*needed_by(store, progress).values())
+    problems: list[Problem] = []
+    needs: dict[str, list[_Need]] = {}
+    for key, at, state in zip(keys, listed, states):
+        problems += _entries(store, key, at, state)
+        for blob, need in _needs(key, state):
+            needs.setdefault(blob, []).append(need)
+    blobs = sorted({*all_blobs(store), *needs})
+    stats = store.side_by_side(lambda blob: stat(store, blob_name(blob)), blobs)
+    sizes = {blob: found[0] for blob, found in zip(blobs, stats) if found is not None}
+    for blob in needs.keys() - sizes.keys():
+        problems += _missing(store, blob, needs[blob][0])
+    read: dict[str, str] = {} if quick else _Reader(store).digests(sizes, progress)
+    for blob, size in sizes.items():
+        problems += _blob(store, blob, size, read.get(blob, blob), needs.get(blob, []), quick)
+    loose = [size for blob, size in sizes.items() if blob not in kept]
+    return Verdict(
+        tuple(problems), len(keys), len(sizes), sum(sizes.values()), len(loose), sum(loose)
+    )
+
+
+def _entries(store: Store, key: str, listed: list[int], state: State) -> Iterator[Problem]:
+    """Entries that cannot be read, and those that nobody arrives at."""
+    stage = _stage(state)
+    for entry in state.entries:
+        if entry.kind == "damaged":
+            name = log.entry_name(key, entry.position)
+            yield Problem(
+                "entry",
+                name,
+                f"{store.place}/{name} of {stage} cannot be read: {_COPY}. Else leave it: it holds "
+                "its position, and `pipeline run` goes by what the other entries say",
+            )
+    if behind := [position for position in listed if position >= len(state.entries)]:
+        name = log.entry_name(key, len(state.entries))
+        yield Problem(
+            "gap",
+            name,
+            f"{store.place}/{name} of {stage} is missing, and what follows (position {behind[0]}) "
+            f"is not read because of it: {_COPY}. Else `pipeline run` fills the gap with a claim",
+        )
+
+
+def _needs(key: str, state: State) -> Iterator[tuple[str, _Need]]:
+    """The blobs that the entries in force of a log name."""
+    for entry in (state.result,) if state.result else state.checkpoints[-state.keep :]:
+        for blob, size in entry.digests.items():
+            yield blob, _Need(key, log.entry_name(key, entry.position), _stage(state), size)
+
+
+def _stage(state: State) -> str:
+    return (state.record or {}).get("stage", "a stage")
+
+
+def _missing(store: Store, blob: str, need: _Need) -> Iterator[Problem]:
+    """A needed blob that is not there, unless its owner replaced it while we looked."""
+    if blob in log.read(store, need.key).needed and stat(store, blob_name(blob)) is None:
+        yield Problem(
+            "missing",
+            blob,
+            f"blob {blob[:12]} of {need.stage} (key {need.key[:12]}) is missing: {FIX}",
+        )
+
+
+def _blob(
+    store: Store, blob: str, size: int, read: str, needs: list[_Need], quick: bool
+) -> Iterator[Problem]:
+    """What is wrong with a blob that is there. ``read`` is its bytes' sha256, or why there is none.
+
+    One whose bytes match its name is right, whatever size an entry says.
+    """
+    place = f"{store.place}/{blob_name(blob)}"
+    if read != blob:
+        fix = f"delete it and {FIX}" if needs else "nothing needs it, delete it"
+        what = f"its {size:,} bytes hash to {read[:12]}" if len(read) == len(blob) else read
+        yield Problem("damaged", blob, f"{place} is damaged ({what}): {fix}")
+        return
+    for need in needs:
+        if need.size != size:
+            wrong = "" if quick else ", wrongly, because the bytes match their name"
+            yield Problem(
+                "size",
+                blob,
+                f"{place} has {size:,} bytes, and {need.entry} of {need.stage} says "
+                f"{need.size:,}{wrong}: {FIX}",
+            )
+
+
+class _Reader:
+    """Reads blobs to their ends, several at once where each waits for a network."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.read, self.ended = store, 0, False
+        self._lock = threading.Lock()
+
+    def digests(self, sizes: dict[str, int], progress: Progress) -> dict[str, str]:
+        """The sha256 of each blob, or why there is none; blobs that vanish are left out."""
+        total = sum(sizes.values())
+        with ThreadPoolExecutor(_AT_ONCE if self.store.remote else 1) as pool:
+            reading = {blob: pool.submit(self._digest, blob) for blob in sizes}
+            try:
+                left = set(reading.values())
+                while left:
+                    done, left = wait(left, 0.2, FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()  # raises what ended it: then the rest is not read
+                    progress(self.read, total, "B")
+            finally:
+                self.ended = True  # after Ctrl-C, those that read now stop at their next piece
+                pool.shutdown(wait=False, cancel_futures=True)
+        return {blob: digest for blob, future in reading.items() if (digest := future.result())}
+
+    def _digest(self, blob: str) -> str:
+        try:
+            return self.store.insist(lambda: self._once(blob))
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return f"it cannot be read: {error.strerror or error}"
+
+    def _once(self, blob: str) -> str:
+        digest, have = hashlib.sha256(), 0
+        try:
+            for piece in self.store.blob_chunks(blob):
+                digest.update(piece)
+                have += len(piece)
+                self._count(len(piece))
+                if self.ended:
+                    raise InterruptedError
+        except BaseException:
+            self._count(-have)  # whoever tries again reads from the start
+            raise
+        return digest.hexdigest()
+
+    def _count(self, count: int) -> None:
+        with self._lock:
+            self.read += count

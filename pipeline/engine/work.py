@@ -1,0 +1,287 @@
+"""One stage, run here: claim it, hand it what it needs, publish what it made.
+
+The order is what makes it safe. The claim comes first; the stage writes where nobody looks; its
+files become blobs; and only then an entry names them: no entry ever names bytes that are not there.
+A process that is killed leaves blobs that nobody names and a claim that others can tell is dead,
+and whoever comes next goes on from the newest checkpoint: the store's or, if it could not be sent
+in time, the one that this machine still has.
+"""
+
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine import gc
+from pipeline.engine.beat import Beat, bury, machine_id
+from pipeline.engine.courier import Checkpoint, Courier
+from pipeline.engine.log import Claim, Entry, State
+from pipeline.errors import Interrupted, Lost, StoreAway, StoreError
+from pipeline.hashing import canonical
+from pipeline.machine import Machine
+from pipeline.recipe import Recipe
+from pipeline.stage import Context, Stage
+from pipeline.store.disk import explain, is_full
+from pipeline.store.store import Store
+from pipeline.ui import Ui
+
+_ONE_TRY = 20.0  # seconds in which the courier's requests must succeed; it comes again
+
+
+@dataclass(frozen=True)
+class Session:
+    """What this process was told: its machine, who watches, and whether somebody asked to stop."""
+
+    machine: Machine
+    ui: Ui
+    stopping: Callable[[], bool]
+
+    def counting(self, stage: Stage) -> Callable[[int], None]:
+        """A report of bytes that arrive for a stage; it ends them if somebody asks to stop."""
+        have = 0
+
+        def report(count: int) -> None:
+            nonlocal have
+            have += count
+            if self.stopping():
+                raise Interrupted("what was fetched is kept")
+            self.ui.progress(stage.name, have, None, "B", {"doing": "fetching"})
+
+        return report
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint to go on from; ``seconds`` were spent up to it, by whomever."""
+
+    step: int = 0
+    seconds: float = 0.0
+    files: dict[str, Path] | None = None
+
+
+class Work:
+    """The work on one key, from the claim to the result. ``state`` is what its log said."""
+
+    def __init__(
+        self, store: Store, stage: Stage, key: str, state: State, session: Session
+    ) -> None:
+        self.store, self.stage, self.key = store, stage, key
+        self.state, self.session = state, session
+        self.courier = Courier(self._carry, session.ui.note)
+        # what the courier could not do it tries again, so no request of its needs to wait long
+        self.brisk = store.patient(_ONE_TRY, lambda why: None)
+        self.sending = store.patient(_ONE_TRY, lambda why: self.courier.report(0))
+        self.kept: set[str] = set()  # blobs on this machine's disk that no entry names yet
+        self.pruned: set[str] = set()
+        self.fetched = session.counting(stage)
+
+    def run(
+        self,
+        recipe: Recipe,
+        record: dict[str, Any] | None,
+        inputs: dict[str, Path],
+        source: Any,
+        missing: tuple[str, ...],
+    ) -> None:
+        """Claim, run, publish. Raises Lost if the claim went to another process.
+
+        ``missing`` are blobs of an earlier result that are gone: it is retired first.
+        """
+        with Beat(self.store, self.key) as beat, self.store.scratch() as scratch:
+            self.claim = self._take(beat, record)
+            self.scratch, out = scratch, scratch / "out"
+            out.mkdir()
+            try:
+                if missing:
+                    self._retire_result(missing[0])
+                restored = self._restore()
+                self.session.ui.stage_started(self.stage, restored.step if restored.files else None)
+                self.seconds = _stopwatch(restored.seconds)
+                context = Context(
+                    recipe=recipe,
+                    machine=self.session.machine,
+                    inputs=inputs,
+                    out=out,
+                    source=source,
+                    restored=restored.files,
+                    stopping=self.session.stopping,
+                    show=self._shower(beat),
+                    save=self._save,
+                )
+                metrics = importlib.import_module(self.stage.module).run(context)
+                self.courier.cancel()
+                body = {"files": self._publish(out), "metrics": metrics, "seconds": self.seconds()}
+                self._send_again(self.store.insist(lambda: self.claim.append("result", body)))
+            except Lost:
+                self.courier.cancel()
+                raise
+            except BaseException as error:
+                self._give_up(error)
+                if is_full(error):
+                    raise explain(error, self.store.root) from error
+                raise
+            self.store.disk.remove(self._unsent)
+            self._prune()
+
+    def _take(self, beat: Beat, record: dict[str, Any] | None) -> Claim:
+        body = {"machine_id": machine_id(), "machine": asdict(self.session.machine)}
+        if not self.state.record:
+            body["record"] = record
+        claim = Claim.take(self.brisk, self.key, self.state, beat.owner, body)
+        if self.state.owner is not None:
+            bury(self.store, self.key, self.state.owner)
+        return claim
+
+    def _retire_result(self, blob: str) -> None:
+        """Take back a result whose bytes are gone, and the checkpoints that it has replaced."""
+        assert self.state.result is not None
+        entries = (self.state.result, *self.state.checkpoints)
+        positions = [entry.position for entry in entries]
+        why = f"blob {blob[:12]} was missing"
+        self.claim.append("retire", {"positions": positions, "why": why})
+
+    def _give_up(self, error: BaseException) -> None:
+        """Send what can be sent, and let others take the work."""
+        if isinstance(error, KeyboardInterrupt):
+            return  # at once, somebody said: others see that this process is gone
+        unsent = None
+        with suppress(StoreError):
+            unsent = self.courier.finish(self._sending)
+        self.courier.cancel()
+        self.claim.release(type(error).__name__)
+        if unsent is not None:
+            self.session.ui.note(
+                f"{self.stage.name}: the checkpoint of step {unsent:,} could not be sent to "
+                f"{self.store.place}. It is kept on this machine, where the same command goes on "
+                "from it; other machines go on from the last one that was sent"
+            )
+
+    def _publish(self, out: Path) -> dict[str, dict[str, Any]]:
+        """Bring the stage's files to the store: name -> digest and size."""
+        files = sorted(out.iterdir())
+        sizes = {file.name: file.stat().st_size for file in files}
+        total, sent = sum(sizes.values()), 0
+
+        def report(count: int) -> None:
+            nonlocal sent
+            sent += count
+            if self.store.remote is not None:
+                self.session.ui.progress(
+                    self.stage.name, sent, total, "B", {"doing": "sending to the store"}
+                )
+
+        digests = {file.name: self.store.put(file, report) for file in files}
+        return _named(digests, sizes)
+
+    # checkpoints
+
+    def _save(self, step: int, files: list[Path]) -> None:
+        """Hand a checkpoint to the courier. Raises Lost if the work is another's by now."""
+        folder = self.scratch / f"checkpoint-{step}"
+        folder.mkdir()
+        for file in files:
+            file.rename(folder / file.name)
+        self.courier.submit(Checkpoint(step, self.seconds(), folder))
+
+    def _carry(self, checkpoint: Checkpoint) -> None:
+        """Called in the courier's thread: blobs first, the entry after, what it replaces last."""
+        if checkpoint.body is None:
+            files = sorted(checkpoint.folder.iterdir())
+            sizes = {file.name: file.stat().st_size for file in files}
+            digests = {file.name: self.store.keep(file) for file in files}
+            checkpoint.folder.rmdir()
+            checkpoint.body = {
+                "step": checkpoint.step,
+                "files": _named(digests, sizes),
+                "seconds": checkpoint.seconds,
+            }
+            self._remember_unsent(checkpoint.body, set(digests.values()))
+        for item in checkpoint.body["files"].values():
+            self.sending.send(item["digest"], self.courier.report)
+        self.courier.report(0)  # not wanted any more? then no entry
+        self._send_again(self.claim.append("checkpoint", checkpoint.body))
+        self.kept = set()
+        self._prune()
+
+    def _send_again(self, entry: Entry) -> None:
+        """``gc`` keeps the blobs of an entry that is there; what it took just before goes again."""
+        with suppress(StoreAway):
+            for blob in self.brisk.missing(entry.digests) if self.store.remote else ():
+                self.brisk.send(blob)
+
+    def _prune(self) -> None:
+        with suppress(StoreAway):  # then the next checkpoint's turn removes what this one left
+            gc.prune(self.brisk, self.key, self.kept, self.pruned)
+
+    @property
+    def _unsent(self) -> str:
+        return f"unsent/{self.key}"
+
+    def _remember_unsent(self, body: dict[str, Any], blobs: set[str]) -> None:
+        """Note a checkpoint that only this machine has, in place of the one before."""
+        for blob in self.kept - blobs:
+            self.store.forget(blob)
+        self.kept = blobs
+        if self.store.remote is not None:
+            self.store.disk.replace(self._unsent, canonical(body))
+
+    def _restore(self) -> Restored:
+        """The newest checkpoint that is whole; damaged ones are retired."""
+        if self.state.result is not None:
+            return Restored()  # it was finished once, and its checkpoints were removed then
+        for position, body in self._candidates():
+            step, seconds = body["step"], body["seconds"]
+            try:
+                paths = self.store.side_by_side(self._fetch, body["files"].values())
+                return Restored(step, seconds, dict(zip(body["files"], paths)))
+            except StoreAway:
+                raise
+            except StoreError as error:
+                self.session.ui.note(f"the checkpoint of step {step} is no use: {error}")
+                if position is not None:
+                    self.claim.append("retire", {"positions": [position], "why": str(error)})
+        return Restored()
+
+    def _fetch(self, item: dict[str, Any]) -> Path:
+        return self.store.blob(item["digest"], self.fetched)
+
+    def _candidates(self) -> Iterator[tuple[int | None, dict[str, Any]]]:
+        """Checkpoints to go on from, best first: (position in the log if it is there, body)."""
+        logged = [(entry.position, entry.body) for entry in self.state.checkpoints]
+        unsent = self.store.disk.read(self._unsent)
+        if unsent is not None:
+            body = json.loads(unsent)
+            if not logged or body["step"] > logged[-1][1]["step"]:
+                yield None, body
+        yield from reversed(logged[-self.state.keep :])
+
+    # what is shown
+
+    def _shower(self, beat: Beat) -> Callable[..., None]:
+        """Progress goes to the user here and, through the beat, to everybody who asks elsewhere."""
+
+        def show(done: int, total: int | None, unit: str, shown: dict[str, str]) -> None:
+            self.courier.check()
+            beat.progress = {"done": done, "total": total, "unit": unit, **shown}
+            self.session.ui.progress(self.stage.name, done, total, unit, shown)
+
+        return show
+
+    def _sending(self, step: int, sent: int) -> None:
+        if self.store.remote is not None:
+            doing = {"doing": f"sending the checkpoint of step {step:,}"}
+            self.session.ui.progress(self.stage.name, sent, None, "B", doing)
+
+
+def _named(digests: dict[str, str], sizes: dict[str, int]) -> dict[str, dict[str, Any]]:
+    return {name: {"digest": digests[name], "size": sizes[name]} for name in digests}
+
+
+def _stopwatch(spent: float) -> Callable[[], float]:
+    """Seconds since now, on top of what others have spent."""
+    start = time.monotonic()
+    return lambda: round(spent + time.monotonic() - start, 3)

@@ -1,0 +1,1 @@
+"""Where bytes lie: places, and the store that is built on them."""

@@ -1,0 +1,452 @@
+"""Checkpoints on their way: the courier alone, whole runs over a bad network, and fetches.
+
+What is away here is a directory that stands for a store elsewhere, with faults in front of it.
+"""
+
+import io
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from faults import Fault, Faulty, Script, well
+from pipelines import MACHINE, SETTINGS, digests, toy_engine
+
+from pipeline import recipe
+from pipeline.engine import beat, courier, engine, log, work
+from pipeline.engine.courier import Cancelled, Checkpoint, Courier
+from pipeline.engine.engine import Engine
+from pipeline.errors import Interrupted, Lost, StoreAway, StoreError
+from pipeline.hashing import digest
+from pipeline.store.disk import Disk
+from pipeline.store.store import Store
+from pipeline.ui import Ui
+
+SOON = 20.0  # seconds within which everything here has happened, or the test fails
+
+
+def until(happened) -> None:
+    deadline = time.monotonic() + SOON
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+class Network:
+    """Carries checkpoints once it is let; ``failing`` are what the next attempts raise."""
+
+    def __init__(self, *failing: Exception) -> None:
+        self.failing = list(failing)
+        self.begun: list[int] = []
+        self.carried: list[int] = []
+        self.let = threading.Event()
+
+    def carry(self, checkpoint: Checkpoint) -> None:
+        self.begun.append(checkpoint.step)
+        assert self.let.wait(SOON)
+        if self.failing:
+            raise self.failing.pop(0)
+        self.carried.append(checkpoint.step)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Makes a courier over a network: (courier, what it notes, a checkpoint of a step)."""
+    monkeypatch.setattr(courier, "_RETRY", 0.01)
+    made = []
+
+    def make_one(carry):
+        notes: list[str] = []
+        made.append(Courier(carry, notes.append))
+        return made[-1], notes
+
+    yield make_one
+    for each in made:
+        each.cancel()
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    def make_one(step: int) -> Checkpoint:
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "state").write_bytes(b"%d" % step)
+        return Checkpoint(step, 0.0, folder)
+
+    return make_one
+
+
+def unseen(step: int, sent: int) -> None:
+    """Nobody looks at the sending."""
+
+
+# the courier alone
+
+
+def test_the_newest_takes_the_place_of_what_waits(make, checkpoint):
+    network = Network()
+    sender, notes = make(network.carry)
+    made = [checkpoint(step) for step in range(1, 6)]
+    sender.submit(made[0])
+    until(lambda: network.begun)
+    for each in made[1:]:  # none of these waits for the one that is stuck
+        sender.submit(each)
+    assert network.carried == []
+    assert [each.folder.exists() for each in made] == [True, False, False, False, True]
+    network.let.set()
+    assert sender.finish(unseen) is None
+    assert network.carried == [1, 5] and notes == []
+
+
+def test_nothing_to_send_is_nothing_to_wait_for(make):
+    sender, _ = make(Network().carry)
+    assert sender.finish(unseen) is None
+    sender.cancel()
+
+
+def test_a_store_that_was_away_is_noted_twice(make, checkpoint):
+    network = Network(*[StoreAway("the store is away") for _ in range(3)])
+    network.let.set()
+    sender, notes = make(network.carry)
+    sender.submit(checkpoint(1))
+    assert sender.finish(unseen) is None
+    assert network.begun == [1, 1, 1, 1] and network.carried == [1]
+    assert notes == [
+        "the store is away. Training goes on; checkpoints wait on this machine",
+        "the store is back and has step 1",
+    ]
+
+
+def test_a_newer_one_goes_before_one_that_was_put_back(make, checkpoint):
+    network = Network(StoreAway("the store is away"))
+    sender, _ = make(network.carry)
+    sender.submit(checkpoint(1))
+    until(lambda: network.begun)
+    sender.submit(checkpoint(2))
+    network.let.set()
+    assert sender.finish(unseen) is None
+    assert network.begun == [1, 2] and network.carried == [2]
+
+
+@pytest.mark.parametrize("error", [Lost("another's"), StoreError("no rights"), OSError("disk")])
+def test_what_ends_the_carrying_is_raised_where_it_is_asked_for(make, checkpoint, error):
+    network = Network(error)
+    sender, _ = make(network.carry)
+    sender.submit(checkpoint(1))
+    sender.check()
+    network.let.set()
+    until(lambda: not sender._thread.is_alive())
+    calls = [sender.check, lambda: sender.submit(checkpoint(2)), lambda: sender.finish(unseen)]
+    for call in calls:
+        with pytest.raises(type(error), match=str(error)):
+            call()
+    assert network.begun == [1]
+
+
+def test_cancelled_in_the_middle(make, checkpoint):
+    sending = threading.Event()
+
+    def carry(_: Checkpoint) -> None:
+        while True:
+            sending.set()
+            sender.report(1)
+            time.sleep(0.001)
+
+    sender, notes = make(carry)
+    sender.submit(checkpoint(1))
+    assert sending.wait(SOON)
+    sender.cancel()
+    assert not sender._thread.is_alive() and notes == []
+    with pytest.raises(Cancelled):
+        sender.report(1)
+
+
+def test_what_waits_is_not_carried_after_a_cancel(make, checkpoint):
+    network = Network()
+    sender, _ = make(network.carry)
+    sender.submit(checkpoint(1))
+    until(lambda: network.begun)
+    sender.submit(checkpoint(2))
+    threading.Timer(0.05, network.let.set).start()
+    sender.cancel()
+    assert network.carried == [1]
+
+
+def test_the_end_does_not_wait_long_for_a_store_that_stays_away(make, checkpoint, monkeypatch):
+    monkeypatch.setattr(courier, "AWAY_WITHIN", 0.3)
+    network = Network(*[StoreAway("the store is away") for _ in range(10_000)])
+    network.let.set()
+    sender, notes = make(network.carry)
+    sender.submit(checkpoint(1))
+    shown = []
+    assert sender.finish(lambda step, sent: shown.append(step)) == 1
+    assert set(shown) == {1} and len(notes) == 1
+
+
+def test_the_end_waits_longer_while_bytes_go_out_but_not_for_ever(make, checkpoint, monkeypatch):
+    monkeypatch.setattr(courier, "AWAY_WITHIN", 0.0)
+    monkeypatch.setattr(courier, "SEND_WITHIN", 0.3)
+    network = Network()
+    sender, _ = make(network.carry)
+    sender.submit(checkpoint(1))
+    until(lambda: network.begun)
+    sender.submit(checkpoint(2))
+    start = time.monotonic()
+    assert sender.finish(unseen) == 2
+    assert time.monotonic() - start >= 0.3
+    network.let.set()
+
+
+def test_who_watches_the_sending_may_end_it(make, checkpoint):
+    network = Network()
+    sender, _ = make(network.carry)
+    sender.submit(checkpoint(1))
+
+    def impatient(step: int, sent: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sender.finish(impatient)
+    network.let.set()
+
+
+# whole runs
+
+
+class Watcher(Ui):
+    """Calls ``at`` with every step of training; keeps what was said."""
+
+    def __init__(self, at=lambda step: None) -> None:
+        super().__init__(io.StringIO())
+        self.at = at
+
+    def progress(self, stage, done, total, unit, shown) -> None:
+        if stage == "train" and unit == "steps":
+            self.at(done)
+
+    @property
+    def said(self) -> str:
+        return self.out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, corpus) -> dict[str, str]:
+    """The digests of a run on a directory."""
+    whole = toy_engine(tmp_path_factory.mktemp("whole") / "store", corpus)
+    whole.run("sample", MACHINE, Watcher(), lambda: False)
+    return digests(whole)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, corpus, monkeypatch):
+    """Makes an engine on a store elsewhere: this machine's part of it stays from call to call."""
+    for module, name in [(courier, "_RETRY"), (work, "_ONE_TRY"), (engine, "_PATIENCE")]:
+        monkeypatch.setattr(module, name, 0.05)
+    monkeypatch.setattr(courier, "AWAY_WITHIN", 0.5)
+    monkeypatch.setattr(beat, "REMOTE_DEAD_AFTER", 1.0)
+    chosen = recipe.load("tiny", data=str(corpus), settings=SETTINGS)
+
+    def make_one(choose=well) -> Engine:
+        remote = Faulty(Disk(tmp_path / "remote"), choose)
+        return Engine(Store(Disk(tmp_path / "cache"), remote), chosen)
+
+    return make_one
+
+
+def newest_step(made: Engine) -> int:
+    """The newest step of training that the store has; 0 if it has none."""
+    state = next(item.state for item in made.plan() if item.stage.name == "train")
+    return state.checkpoints[-1].body["step"] if state and state.checkpoints else 0
+
+
+def test_what_could_not_be_sent_is_gone_on_from(elsewhere, undisturbed):
+    """The store goes away for good, and somebody stops the run: this machine knows the way on."""
+    gone, stopped = threading.Event(), threading.Event()
+    made = elsewhere(lambda call, name: Fault.FAIL if gone.is_set() else None)
+    other = elsewhere()
+
+    def at(step: int) -> None:
+        if step == 5:
+            until(lambda: newest_step(other) >= 2)
+            gone.set()
+        if step == 9:
+            stopped.set()
+
+    ui = Watcher(at)
+    with pytest.raises(Interrupted, match="checkpoint written at step 9"):
+        made.run("sample", MACHINE, ui, stopped.is_set)
+    assert "cannot be reached. Training goes on" in ui.said
+    assert "train: the checkpoint of step 9 could not be sent to" in ui.said
+    assert "It is kept on this machine" in ui.said
+    assert 2 <= newest_step(other) < 9
+    after = Watcher()
+    again = elsewhere()
+    again.run("sample", MACHINE, after, lambda: False)
+    assert "going on from step 9" in after.said
+    assert digests(again) == undisturbed
+
+
+def test_a_result_that_cannot_be_sent_costs_what_came_after_the_checkpoint(elsewhere, undisturbed):
+    """Nobody stops it: training ends, and its result finds no way."""
+    gone = threading.Event()
+    made = elsewhere(lambda call, name: Fault.FAIL if gone.is_set() else None)
+    other = elsewhere()
+
+    def at(step: int) -> None:
+        if step == 5:
+            until(lambda: newest_step(other) >= 2)
+            gone.set()
+        if step == 11:  # the checkpoint of step 10 is to be seen by the courier
+            until(lambda: b'"step":10' in (made.store.disk.read(unsent()) or b""))
+
+    def unsent() -> str:
+        return next(f"unsent/{name}" for name in made.store.disk.names("unsent"))
+
+    with pytest.raises(StoreAway, match="cannot be reached"):
+        made.run("sample", MACHINE, Watcher(at), lambda: False)
+    after = Watcher()
+    again = elsewhere()
+    again.run("sample", MACHINE, after, lambda: False)
+    assert "going on from step 10" in after.said
+    assert digests(again) == undisturbed
+
+
+def test_a_store_that_is_away_for_a_while_costs_a_warning(elsewhere, undisturbed):
+    gone, failed = threading.Event(), []
+
+    def choose(call: str, name: str) -> Fault | None:
+        if gone.is_set():
+            failed.append(call)
+            return Fault.FAIL
+        return None
+
+    def at(step: int) -> None:
+        if step == 3:
+            gone.set()
+        if step == 7:
+            until(lambda: len(failed) >= 3)
+            gone.clear()
+            until(lambda: "the store is back" in ui.said)
+
+    ui, made = Watcher(at), elsewhere(choose)
+    made.run("sample", MACHINE, ui, lambda: False)
+    assert ui.said.count("cannot be reached") == 1
+    assert ui.said.count("the store is back and has step") == 1
+    assert digests(made) == undisturbed
+
+
+def test_a_lost_claim_ends_the_training(elsewhere):
+    """Another process takes the work over while this one trains: the next checkpoint finds out."""
+    made, other = elsewhere(), elsewhere()
+
+    def at(step: int) -> None:
+        if step == 4:
+            until(lambda: newest_step(other) == 2)
+            key = next(item.key for item in other.plan() if item.stage.name == "train")
+            log.Claim.take(other.store, key, log.read(other.store, key), "another", {})
+        assert step < 12, "nobody said that the work is another's"
+        if step > 5:
+            time.sleep(0.2)  # the courier carries
+
+    ui = Watcher(at)
+    made.run("encode", MACHINE, ui, lambda: False)
+    with pytest.raises(Interrupted, match="goes on in the other process"):
+        made.run("train", MACHINE, ui, lambda: "works on this stage now" in ui.said)
+
+
+# fetches
+
+DATA = bytes(range(256)) * 1024
+
+
+@pytest.fixture
+def kept(tmp_path) -> str:
+    """A blob that only the store elsewhere has."""
+    remote = Store(Disk(tmp_path / "remote"))
+    with remote.scratch() as scratch:
+        (scratch / "file").write_bytes(DATA)
+        return remote.put(scratch / "file")
+
+
+def fetching(tmp_path: Path, *strikes, remote=Disk) -> tuple[Store, Faulty]:
+    """A store that fetches through faults, and gives up at once."""
+    way = Faulty(remote(tmp_path / "remote"), Script(*(("chunks", fault) for fault in strikes)))
+    return Store(Disk(tmp_path / "cache"), way).patient(0.0, lambda why: None), way
+
+
+def test_a_fetch_goes_on_where_it_was_cut(tmp_path, kept):
+    store, _ = fetching(tmp_path, Fault.BREAK)
+    with pytest.raises(StoreAway):
+        store.blob(kept)
+    have = store.disk.stat(f"part/{kept}")[0]
+    assert 0 < have < len(DATA)
+    store, way = fetching(tmp_path)
+    counts: list[int] = []
+    assert store.blob(kept, counts.append).read_bytes() == DATA
+    assert way.starts == [have] and sum(counts) == len(DATA)
+
+
+def test_a_patient_fetch_counts_every_byte_once(tmp_path, kept):
+    store, way = fetching(tmp_path, Fault.BREAK, Fault.FAIL)
+    counts: list[int] = []
+    patient = store.patient(5.0, lambda why: None)
+    assert patient.blob(kept, counts.append).read_bytes() == DATA
+    assert way.starts[0] == 0 and way.starts[1] == way.starts[2] > 0
+    assert sum(counts) == len(DATA)
+
+
+class Deadly(Disk):
+    """Whoever fetches from here is killed half-way."""
+
+    def chunks(self, name: str, start: int = 0):
+        yield DATA[: len(DATA) // 2]
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_fetch_goes_on_after_a_kill(tmp_path, kept):
+    child = os.fork()
+    if child == 0:
+        try:
+            fetching(tmp_path, remote=Deadly)[0].blob(kept)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    store, way = fetching(tmp_path)
+    assert store.blob(kept).read_bytes() == DATA
+    assert way.starts == [len(DATA) // 2]
+
+
+def test_wrong_bytes_are_fetched_again(tmp_path, kept):
+    store, way = fetching(tmp_path, Fault.CUT)
+    assert store.blob(kept).read_bytes() == DATA
+    assert way.starts == [0, 0]
+
+
+def test_wrong_beginnings_are_not_built_upon(tmp_path, kept):
+    store, way = fetching(tmp_path)
+    part = store.disk.path(f"part/{kept}")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"wrong")
+    assert store.blob(kept).read_bytes() == DATA
+    assert way.starts == [5, 0]
+
+
+def test_bytes_that_are_wrong_twice_alike_are_removed(tmp_path, kept):
+    store, way = fetching(tmp_path)
+    there = tmp_path / "remote" / "blob" / kept[:2] / kept
+    there.chmod(0o644)
+    there.write_bytes(b"?" + DATA[1:])
+    with pytest.raises(StoreError, match=r"was damaged in .* It was removed; run `pipeline run`"):
+        store.blob(kept)
+    assert way.starts == [0, 0] and not there.exists()
+    assert not store.blob_path(kept).exists() and store.disk.stat(f"part/{kept}") is None
+
+
+def test_bytes_that_are_wrong_in_two_ways_are_the_networks_fault(tmp_path, kept):
+    store, _ = fetching(tmp_path, Fault.CUT, Fault.CUT)
+    with pytest.raises(StoreAway, match=r"delivered blob .* damaged, twice differently"):
+        store.blob(kept)
+    assert store.has(kept, len(DATA))
+    assert digest(store.blob(kept).read_bytes()) == kept
