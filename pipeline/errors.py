@@ -13,5 +13,9 @@ class StoreError(ValueError):
     """The store cannot do what it must: full, read-only, refused, or damaged; a person must act."""
 
 
+class Damaged(StoreError):
+    """Bytes are missing, or are not those that were stored: they must be made again."""
+
+
 class StoreAway(StoreError):
     """The store cannot be reached now; the same call may succeed later."""

@@ -111,7 +111,7 @@ def test_kinds_of_a_later_version_are_passed_over():
         ([claim("a")], set()),
         ([claim("a"), checkpoint(1)], {"blob1"}),
         ([claim("a"), checkpoint(1), checkpoint(2), checkpoint(3)], {"blob2", "blob3"}),
-        ([claim("a"), checkpoint(1), checkpoint(2), checkpoint(3), retire(3)], {"blob1", "blob2"}),
+        ([claim("a"), checkpoint(1), checkpoint(2), checkpoint(3), retire(3)], {"blob2"}),
         ([claim("a"), checkpoint(1), checkpoint(2), result()], {"blob"}),
     ],
 )

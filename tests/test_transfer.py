@@ -14,7 +14,7 @@ from servers import make_bucket, s3_environment, s3_server, sftp_server
 
 from pipeline.cli import stores as cli_stores
 from pipeline.engine import beat as beat_module
-from pipeline.engine import log
+from pipeline.engine import gc, log
 from pipeline.engine.beat import Beat, machine_id
 from pipeline.engine.log import Claim
 from pipeline.engine.transfer import append, bring, carry, deliver, obstacle, pack, worked_on
@@ -40,10 +40,7 @@ def checkpoint(store: Store, claim: Claim, step: int) -> None:
         "history": put(store, b"history of " + claim.key.encode()),
     }
     claim.append("checkpoint", {"step": step, "files": files, "seconds": step})
-    state = log.read(store, claim.key)
-    for entry in state.checkpoints[: -state.keep]:
-        for blob in entry.digests.keys() - state.needed:
-            store.remove_blob(blob)
+    gc.prune(store, claim.key, set(), set())
 
 
 def finish(store: Store, claim: Claim, data: bytes = b"weights") -> None:
@@ -185,7 +182,7 @@ def test_of_two_ways_the_further_one_is_appended_under_a_claim_of_its_own(two):
         "checkpoint",
         "claim",
     ]
-    assert [entry.body["step"] for entry in ours.checkpoints] == [10, 20, 30]
+    assert [entry.body["step"] for entry in ours.checkpoints] == [20, 30]
     assert ours.entries[2].body["from"] == source.place and ours.owner is None
     assert is_whole(target)
 
@@ -269,7 +266,7 @@ def test_who_begins_meanwhile_and_is_gone_again_costs_another_look(tmp_path):
     trained(source, "key", 10, 20)
     assert everything(source, target)[1] == []
     assert kinds(target, "key")[:3] == ["claim", "checkpoint", "claim"]
-    assert [entry.body["step"] for entry in log.read(plain, "key").checkpoints] == [5, 10, 20]
+    assert [entry.body["step"] for entry in log.read(plain, "key").checkpoints] == [10, 20]
 
 
 def test_who_begins_meanwhile_and_stays_is_left_alone(tmp_path, monkeypatch):

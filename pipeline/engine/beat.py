@@ -100,8 +100,8 @@ def bury(store: Store, key: str, claim: Entry) -> None:
 
 def _remove(store: Store, name: str) -> None:
     with contextlib.suppress(OSError, StoreError):
+        store.records.remove(name)  # if this fails the lock stays, and tells that nobody holds it
         store.disk.remove(f"{name}.lock")
-        store.records.remove(name)
 
 
 class Watch:

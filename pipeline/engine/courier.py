@@ -91,13 +91,15 @@ class Courier:
         self.check()
         return None
 
-    def cancel(self) -> None:
-        """Drop what has not arrived: there is something better now."""
+    def cancel(self) -> Checkpoint | None:
+        """Stop carrying; the newest that has not arrived, if there is one."""
         with self._changed:
             self._cancelled = True
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
+        left, self._waiting = self._waiting, None
+        return left
 
     def _run(self) -> None:
         while (checkpoint := self._next()) is not None:

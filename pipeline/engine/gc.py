@@ -38,7 +38,7 @@ def prune(store: Store, key: str, loose: set[str], pruned: set[str]) -> None:
     call to call what is gone already.
     """
     state = log.read(store, key)
-    named = {blob for entry in state.checkpoints for blob in entry.digests}
+    named = {blob for entry in state.entries for blob in entry.digests}
     replaced = (named | loose) - state.needed - pruned
     if not replaced:
         return

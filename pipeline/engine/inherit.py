@@ -149,7 +149,7 @@ def adoptable(engine: Engine, planned: Planned, prefix: str) -> tuple[Old, list[
             f"{old.shown} is finished, and its checkpoints are gone. `pipeline accept "
             f"{planned.stage.name} --as {old.key[:12]}` takes its result instead"
         )
-    newest = old.state.checkpoints[-old.state.keep :]
+    newest = old.state.checkpoints
     whole = [entry for entry in newest if not old.store.missing(entry.digests)]
     if not whole:
         raise ValueError(f"{old.shown} has no checkpoint with all its bytes in {old.store.place}")

@@ -25,6 +25,7 @@ An owner that lives rewrites its beat; see beat.py for how others judge it dead.
 """
 
 import contextlib
+import itertools
 import json
 import secrets
 from dataclasses import dataclass
@@ -66,10 +67,9 @@ class State:
 
     entries: tuple[Entry, ...]
     owner: Entry | None  # the claim in force; it says nothing about whether its process lives
-    checkpoints: tuple[Entry, ...]  # oldest first
+    checkpoints: tuple[Entry, ...]  # those to go on from, oldest first: what keep leaves of them
     result: Entry | None
     record: dict[str, Any] | None  # what the key is the hash of
-    keep: int = KEEP  # how many of the newest checkpoints stay
 
     @property
     def needed(self) -> set[str]:
@@ -80,11 +80,15 @@ class State:
         """
         if self.result is not None:
             return set(self.result.digests)
-        return {blob for entry in self.checkpoints[-self.keep :] for blob in entry.digests}
+        return {blob for entry in self.checkpoints for blob in entry.digests}
 
 
 def fold(entries: list[Entry]) -> State:
-    """Read entries, oldest first, into a state."""
+    """Read entries, oldest first, into a state.
+
+    A checkpoint that newer ones have replaced does not come back when those are retired: its bytes
+    went when it was replaced.
+    """
     retired = {
         position
         for entry in entries
@@ -92,20 +96,21 @@ def fold(entries: list[Entry]) -> State:
         for position in entry.body["positions"]
     }
     owner = result = record = None
-    checkpoints = []
+    checkpoints: list[Entry] = []
     keep = KEEP
     for entry in entries:
         if entry.kind == "claim":
             owner = entry if entry.body["owner"] else None
             record = record or entry.body.get("record")
             keep = entry.body.get("machine", {}).get("keep", keep)
-        elif entry.position in retired:
-            continue
         elif entry.kind in ("checkpoint", "adopt"):
-            checkpoints.append(entry)
-        elif entry.kind in ("result", "same") and result is None:
+            checkpoints = [*checkpoints, entry][-keep:]
+        elif entry.kind == "retire":
+            gone = entry.body["positions"]
+            checkpoints = [each for each in checkpoints if each.position not in gone]
+        elif entry.kind in ("result", "same") and not (result or entry.position in retired):
             result, owner = entry, None
-    return State(tuple(entries), owner, tuple(checkpoints), result, record, keep)
+    return State(tuple(entries), owner, tuple(checkpoints), result, record)
 
 
 def keys(store: Store) -> list[str]:
@@ -125,7 +130,8 @@ def read(store: Store, key: str) -> State:
         ahead = range(len(entries), max(listed, len(entries)) + 1)
         for position, data in zip(ahead, store.read_many([entry_name(key, at) for at in ahead])):
             if data is None:
-                store.known[key] = tuple(entries)
+                whole = itertools.takewhile(lambda entry: entry.kind != "damaged", entries)
+                store.known[key] = tuple(whole)  # a damaged one is read again
                 return fold(entries)
             entries.append(_parse(store, key, position, data))
 
@@ -151,6 +157,12 @@ def entry_name(key: str, position: int) -> str:
     return f"log/{key}/{position:010d}"
 
 
+def stamp() -> dict[str, str]:
+    """What makes an entry the only one of its kind. One that may be appended twice brings its own,
+    so that the second time finds the first."""
+    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "nonce": secrets.token_hex(8)}
+
+
 class Claim:
     """The right to work on a key, held by this process until another claim follows it."""
 
@@ -170,13 +182,7 @@ class Claim:
 
         After a StoreError the entry may be there or not; the next call finds out.
         """
-        body = {
-            "kind": kind,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "nonce": secrets.token_hex(8),
-            "by": self.owner,
-            **body,
-        }
+        body = {"kind": kind, "by": self.owner, **stamp(), **body}
         while not self._create(canonical(body)):
             if self.store.read(entry_name(self.key, self.next)) not in self._unsettled:
                 raise Lost(f"{self.key[:12]}: position {self.next} was taken by another process")

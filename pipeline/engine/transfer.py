@@ -108,8 +108,7 @@ def wanted(theirs: State, ours: State) -> list[Entry]:
     if theirs.result is not None:
         return [theirs.result]
     reached = ours.checkpoints[-1].body["step"] if ours.checkpoints else -1
-    newest = theirs.checkpoints[-theirs.keep :]
-    return [entry for entry in newest if entry.body["step"] > reached]
+    return [entry for entry in theirs.checkpoints if entry.body["step"] > reached]
 
 
 def _is_deserted(store: Store, key: str, state: State) -> bool:

@@ -106,7 +106,7 @@ def _entries(store: Store, key: str, listed: list[int], state: State) -> Iterato
 
 def _needs(key: str, state: State) -> Iterator[tuple[str, _Need]]:
     """The blobs that the entries in force of a log name."""
-    for entry in (state.result,) if state.result else state.checkpoints[-state.keep :]:
+    for entry in (state.result,) if state.result else state.checkpoints:
         for blob, size in entry.digests.items():
             yield blob, _Need(key, log.entry_name(key, entry.position), _stage(state), size)
 

@@ -19,8 +19,8 @@ from typing import Any
 from pipeline.engine import gc
 from pipeline.engine.beat import Beat, bury, machine_id
 from pipeline.engine.courier import Checkpoint, Courier
-from pipeline.engine.log import Claim, Entry, State
-from pipeline.errors import Interrupted, Lost, StoreAway, StoreError
+from pipeline.engine.log import Claim, Entry, State, stamp
+from pipeline.errors import Damaged, Interrupted, Lost, StoreAway, StoreError
 from pipeline.hashing import canonical
 from pipeline.machine import Machine
 from pipeline.recipe import Recipe
@@ -114,7 +114,8 @@ class Work:
                 )
                 metrics = importlib.import_module(self.stage.module).run(context)
                 self.courier.cancel()
-                body = {"files": self._publish(out), "metrics": metrics, "seconds": self.seconds()}
+                body = {"files": self._publish(out), "metrics": metrics, **stamp()}
+                body["seconds"] = self.seconds()
                 self._send_again(self.store.insist(lambda: self.claim.append("result", body)))
             except Lost:
                 self.courier.cancel()
@@ -149,9 +150,11 @@ class Work:
         if isinstance(error, KeyboardInterrupt):
             return  # at once, somebody said: others see that this process is gone
         unsent = None
-        with suppress(StoreError):
+        with suppress(Exception):  # what made us stop is what the user must hear of
             unsent = self.courier.finish(self._sending)
-        self.courier.cancel()
+        with suppress(StoreError):
+            if (left := self.courier.cancel()) is not None:
+                self._keep(left)
         self.claim.release(type(error).__name__)
         if unsent is not None:
             self.session.ui.note(
@@ -189,21 +192,14 @@ class Work:
 
     def _carry(self, checkpoint: Checkpoint) -> None:
         """Called in the courier's thread: blobs first, the entry after, what it replaces last."""
-        if checkpoint.body is None:
-            files = sorted(checkpoint.folder.iterdir())
-            sizes = {file.name: file.stat().st_size for file in files}
-            digests = {file.name: self.store.keep(file) for file in files}
-            checkpoint.folder.rmdir()
-            checkpoint.body = {
-                "step": checkpoint.step,
-                "files": _named(digests, sizes),
-                "seconds": checkpoint.seconds,
-            }
-            self._remember_unsent(checkpoint.body, set(digests.values()))
-        for item in checkpoint.body["files"].values():
-            self.sending.send(item["digest"], self.courier.report)
+        body = self._keep(checkpoint)
+        try:
+            for item in body["files"].values():
+                self.sending.send(item["digest"], self.courier.report)
+        except Damaged as error:  # only another owner of the key removes our copies
+            raise Lost(str(error)) from error
         self.courier.report(0)  # not wanted any more? then no entry
-        self._send_again(self.claim.append("checkpoint", checkpoint.body))
+        self._send_again(self.claim.append("checkpoint", body))
         self.kept = set()
         self._prune()
 
@@ -221,13 +217,21 @@ class Work:
     def _unsent(self) -> str:
         return f"unsent/{self.key}"
 
-    def _remember_unsent(self, body: dict[str, Any], blobs: set[str]) -> None:
-        """Note a checkpoint that only this machine has, in place of the one before."""
-        for blob in self.kept - blobs:
-            self.store.forget(blob)
-        self.kept = blobs
-        if self.store.remote is not None:
-            self.store.disk.replace(self._unsent, canonical(body))
+    def _keep(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Make sure that this machine has a checkpoint, in place of one that was never sent."""
+        if checkpoint.body is None:
+            files = sorted(checkpoint.folder.iterdir())
+            sizes = {file.name: file.stat().st_size for file in files}
+            digests = {file.name: self.store.keep(file) for file in files}
+            checkpoint.folder.rmdir()
+            body = {"step": checkpoint.step, "files": _named(digests, sizes), **stamp()}
+            checkpoint.body = body | {"seconds": checkpoint.seconds}
+            for blob in self.kept - set(digests.values()):
+                self.store.forget(blob)
+            self.kept = set(digests.values())
+            if self.store.remote is not None:
+                self.store.disk.replace(self._unsent, canonical(checkpoint.body))
+        return checkpoint.body
 
     def _restore(self) -> Restored:
         """The newest checkpoint that is whole; damaged ones are retired."""
@@ -238,9 +242,7 @@ class Work:
             try:
                 paths = self.store.side_by_side(self._fetch, body["files"].values())
                 return Restored(step, seconds, dict(zip(body["files"], paths)))
-            except StoreAway:
-                raise
-            except StoreError as error:
+            except Damaged as error:
                 self.session.ui.note(f"the checkpoint of step {step} is no use: {error}")
                 if position is not None:
                     self.claim.append("retire", {"positions": [position], "why": str(error)})
@@ -257,7 +259,7 @@ class Work:
             body = json.loads(unsent)
             if not logged or body["step"] > logged[-1][1]["step"]:
                 yield None, body
-        yield from reversed(logged[-self.state.keep :])
+        yield from reversed(logged)
 
     # what is shown
 

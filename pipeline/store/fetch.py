@@ -6,7 +6,7 @@ part/<sha256>    what has come so far; one process at a time appends to it
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import StoreAway, StoreError
+from pipeline.errors import Damaged, StoreAway, StoreError
 from pipeline.hashing import file_digest
 from pipeline.store.disk import explain
 from pipeline.store.locks import alone
@@ -21,7 +21,7 @@ AGAIN = "run `pipeline run` again, and the stage that made it makes it again"
 def fetch(store: "Store", name: str, report: Report) -> None:
     """Bring a blob from where the store is to the disk in front of it.
 
-    Raises StoreError if it is not there or damaged; StoreAway if the network damages it.
+    Raises Damaged if it is not there or not whole; StoreAway if the network damages it.
     """
     part = store.disk.path(f"part/{name}")
     wrong = []
@@ -51,7 +51,7 @@ def _append_to(part: Path, store: "Store", name: str, report: Report) -> None:
                 file.write(piece)
                 report(len(piece))
         except FileNotFoundError:
-            raise StoreError(f"blob {name[:12]} is missing from {store.place}: {AGAIN}") from None
+            raise Damaged(f"blob {name[:12]} is missing from {store.place}: {AGAIN}") from None
         except StoreAway:
             report(-file.tell())  # it is counted again when the fetch goes on
             raise
@@ -61,7 +61,7 @@ def _damaged(store: "Store", name: str, first: str, second: str) -> StoreError:
     if first != second:
         return StoreAway(f"{store.place} delivered blob {name[:12]} damaged, twice differently")
     store.remove(blob_name(name))
-    return StoreError(
+    return Damaged(
         f"blob {name[:12]} was damaged in {store.place}: its bytes hash to {first[:12]}. It was "
         f"removed; {AGAIN}"
     )

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.errors import StoreAway, StoreError
+from pipeline.errors import Damaged, StoreAway, StoreError
 from pipeline.hashing import file_digest
 from pipeline.store.disk import Disk
 from pipeline.store.fetch import AGAIN, fetch
@@ -159,9 +159,16 @@ class Store:
     def send(self, name: str, report: Report = silent) -> None:
         """The other half: bring a blob of this machine to where the store is, if it is not there.
 
-        It counts as there when the place shows all its bytes, and not before.
+        It counts as there when the place shows all its bytes, and not before. Raises Damaged if it
+        is not on this machine, because somebody has removed it.
         """
-        size = self.blob_path(name).stat().st_size
+        try:
+            size = self.blob_path(name).stat().st_size
+            self._send(name, size, report)
+        except FileNotFoundError as error:
+            raise Damaged(f"blob {name[:12]} is gone from {self.root}: {AGAIN}") from error
+
+    def _send(self, name: str, size: int, report: Report) -> None:
         if self.remote is None or self.has(name, size):
             report(size)
             return
@@ -189,7 +196,7 @@ class Store:
     def blob(self, name: str, report: Report = silent) -> Path:
         """The path of a blob on this machine, after its bytes were held against its name.
 
-        Raises StoreError if it is missing or damaged; a damaged one is moved out of the way first,
+        Raises Damaged if it is missing or not whole; a damaged one is moved out of the way first,
         so that the stage that made it makes it again.
         """
         path = self.blob_path(name)
@@ -198,12 +205,12 @@ class Store:
                 return path
             aside = self.disk.move_aside(blob_name(name))
             if self.remote is None:
-                raise StoreError(
+                raise Damaged(
                     f"blob {name[:12]} is damaged: its bytes hash to {found[:12]}. It was moved to "
                     f"{aside}; {AGAIN}. If this happens twice, check the disk"
                 )
         if self.remote is None:
-            raise StoreError(f"blob {name[:12]} is missing from {self.place}: {AGAIN}")
+            raise Damaged(f"blob {name[:12]} is missing from {self.place}: {AGAIN}")
         fetch(self, name, report)
         return path
 
