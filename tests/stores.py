@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 from pipeline.engine import log
-from pipeline.engine.gc import GRACE, MARKS, collect, read_clocks, survey
+from pipeline.engine.clocks import read_clocks
+from pipeline.engine.gc import GRACE, MARKS, collect, survey
 from pipeline.engine.log import Claim
 from pipeline.engine.needed import all_blobs
 from pipeline.store.disk import Disk

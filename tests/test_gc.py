@@ -19,7 +19,8 @@ from stores import (
 )
 
 from pipeline.engine import gc, log
-from pipeline.engine.gc import MARKS, collect, read_clocks, survey
+from pipeline.engine.clocks import read_clocks
+from pipeline.engine.gc import MARKS, collect, survey
 from pipeline.engine.needed import all_blobs
 from pipeline.errors import StoreAway, StoreError
 from pipeline.hashing import canonical

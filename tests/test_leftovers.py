@@ -17,7 +17,8 @@ from stores import (
 )
 
 from pipeline.engine import leftovers
-from pipeline.engine.gc import Clocks, collect, read_clocks, survey
+from pipeline.engine.clocks import Clocks, read_clocks
+from pipeline.engine.gc import collect, survey
 from pipeline.engine.leftovers import Item
 from pipeline.engine.needed import all_blobs
 from pipeline.hashing import canonical

@@ -13,14 +13,9 @@ import click
 
 from pipeline.cli.options import store_option
 from pipeline.cli.show import table
+from pipeline.engine.clocks import Clocks, read_clocks
 from pipeline.engine.engine import Engine
-from pipeline.engine.gc import (
-    Clocks,
-    Survey,
-    collect,
-    read_clocks,
-    survey,
-)
+from pipeline.engine.gc import Survey, collect, survey
 from pipeline.engine.leftovers import Item
 from pipeline.engine.remembered import latest
 from pipeline.engine.superseded import Superseded, give_up, superseded

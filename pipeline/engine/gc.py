@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.engine import leftovers, log
+from pipeline.engine.clocks import Clocks
 from pipeline.engine.leftovers import Item
 from pipeline.engine.needed import Progress, all_blobs, needed_by, stat, untold
 from pipeline.errors import StoreError
@@ -26,7 +27,7 @@ from pipeline.store.storage import blob_name
 from pipeline.store.store import Store
 
 GRACE = 24 * 3600.0
-MARKS, NOW = "gc/marks", "gc/now"
+MARKS = "gc/marks"
 BATCH = 100  # blobs deleted between two looks at all logs
 
 
@@ -49,25 +50,6 @@ def prune(store: Store, key: str, loose: set[str], pruned: set[str]) -> None:
 
 
 # what would go
-
-
-@dataclass(frozen=True)
-class Clocks:
-    """What time it is by the store's clock, and by that of this machine's disk."""
-
-    store: float
-    disk: float
-
-
-def read_clocks(store: Store) -> Clocks:
-    """Write and look: only so are both times of a comparison by the same clock."""
-    store.disk.replace(NOW, b"")
-    here = store.disk.stat(NOW)
-    assert here is not None
-    if store.remote is None:
-        return Clocks(here[1], here[1])
-    store.replace(NOW, b"")
-    return Clocks(store.modified(NOW), here[1])
 
 
 @dataclass(frozen=True)
