@@ -68,8 +68,7 @@ def _named(store: Store, key: str, position: int) -> dict[str, int]:
 
 def all_blobs(store: Store) -> list[str]:
     """The blobs that the store lists; what others put between them is not ours."""
-    folders = store.side_by_side(lambda name: store.names(f"blob/{name}"), store.names("blob"))
-    return [name for names in folders for name in names if re.fullmatch("[0-9a-f]{64}", name)]
+    return [name for name in store.blobs() if re.fullmatch("[0-9a-f]{64}", name)]
 
 
 def stat(store: Store, name: str) -> tuple[int, float] | None:

@@ -25,7 +25,7 @@ from typing import Any
 from pipeline.engine import log
 from pipeline.engine.beat import Watch, machine_id
 from pipeline.engine.log import Claim, Entry, State
-from pipeline.errors import Lost, StoreAway, StoreError
+from pipeline.errors import Damaged, Lost
 from pipeline.hashing import canonical
 from pipeline.store.storage import Report
 from pipeline.store.store import Store, silent
@@ -249,9 +249,7 @@ def _carry(source: Store, target: Store, name: str, size: int, report: Report) -
             shutil.copyfile(path, scratch / name)
             found = target.put(scratch / name, sent)
         assert found == name, "the bytes were held against their name a moment ago"
-    except StoreError as error:
-        if isinstance(error, StoreAway) or source.has(name, size):
-            raise
+    except Damaged:
         return False
     finally:
         for store in passing:

@@ -16,7 +16,6 @@ come back: calls are repeated for ``patience`` seconds before they fail.
 
 import contextlib
 import copy
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -214,9 +213,10 @@ class Store:
         fetch(self, name, report)
         return path
 
-    def blobs(self) -> Iterator[str]:
-        for folder in self.names("blob"):
-            yield from self.names(f"blob/{folder}")
+    def blobs(self) -> list[str]:
+        """The names of all blobs where the store is."""
+        folders = self.side_by_side(lambda one: self.names(f"blob/{one}"), self.names("blob"))
+        return [name for names in folders for name in names]
 
     def blob_chunks(self, name: str) -> Iterator[bytes]:
         """The bytes of a blob where the store is, nothing kept. Raises FileNotFoundError."""
@@ -230,12 +230,6 @@ class Store:
         """Remove this machine's copy of a blob; the store's own stays."""
         if self.remote is not None:
             self.disk.remove(blob_name(name))
-
-    def take(self, name: str, source: "Store", report: Report = silent) -> None:
-        """Bring a blob over from another store."""
-        with self.scratch() as scratch:
-            shutil.copyfile(source.blob(name, report), scratch / name)
-            self.put(scratch / name)
 
     def blob_path(self, name: str) -> Path:
         """Where a blob lies on this machine, unverified, if it is there."""
