@@ -294,18 +294,19 @@ def test_status_tells_a_running_stage_and_its_progress(tmp_path, corpus):
 
     thread = threading.Thread(target=work)
     thread.start()
+    looking = toy_engine(tmp_path / "store", corpus, "train.steps=100000")  # one for each thread
     try:
         deadline = time.monotonic() + 60
         told: dict = {}
         while time.monotonic() < deadline and not told.get("progress"):
             time.sleep(0.1)
-            told = show.status(engine, engine.plan())["stages"]["train"]
+            told = show.status(looking, looking.plan())["stages"]["train"]
     finally:
         stop.set()
         thread.join()
     assert told["state"] == "running"
     assert told["progress"]["total"] == 100_000
-    after = show.status(engine, engine.plan())["stages"]["train"]
+    after = show.status(looking, looking.plan())["stages"]["train"]
     assert after["state"] == "interrupted"
     assert after["checkpoint_step"] >= 1
 

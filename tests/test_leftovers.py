@@ -98,7 +98,7 @@ def test_copies_that_the_store_does_without_go(elsewhere):
     needed, loose, waits = (put(elsewhere, data) for data in (b"one", b"two", b"three"))
     finish(claim(elsewhere), needed)
     owner = claim(elsewhere, OTHER)
-    elsewhere.disk.replace(f"unsent/{OTHER}", canonical({"step": 4, **files(waits)}))
+    elsewhere.disk.replace(f"unsent/{OTHER}", canonical({"step": 4, "seconds": 1, **files(waits)}))
     collect(elsewhere, survey(elsewhere, at(elsewhere, 0.9)))
     assert sorted(all_blobs(Store(elsewhere.disk))) == sorted([needed, loose, waits])
     collect(elsewhere, survey(elsewhere, at(elsewhere, 1.1)))

@@ -144,7 +144,7 @@ def test_a_checkpoint_that_waits_here_is_told(engine, tmp_path):
     store = Store(Disk(tmp_path / "cache"), engine.store.disk)
     other = Engine(store, engine.recipe)
     key = other.plan()[0].key
-    store.disk.replace(f"unsent/{key}", canonical({"step": 400, "files": {}}))
+    store.disk.replace(f"unsent/{key}", canonical({"step": 400, "seconds": 1, "files": {}}))
     assert (told(other)["state"], told(other)["unsent_step"]) == ("interrupted", 400)
     assert "step 400 waits here to be sent" in line(other)
     owner = claim(other)

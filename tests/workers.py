@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from faults import Faulty
 
 from pipeline.engine import log
-from pipeline.engine.courier import Checkpoint
+from pipeline.engine.courier import UNSENT, Checkpoint
 from pipeline.engine.log import Entry, State
 from pipeline.engine.work import Session, Work
 from pipeline.errors import Interrupted, Lost, StoreAway, StoreError
@@ -84,7 +84,7 @@ class Process:
         work = Work(self.store, TRAIN, KEY, state, session)
         self.claimed = len(state.entries)
         self.way.owner = f"{self.name}{next(self.lives)}"
-        work.claim = work._take(SimpleNamespace(owner=self.way.owner), {"stage": "train"})
+        work._take(SimpleNamespace(owner=self.way.owner), {"stage": "train"})
         self.work = work
         if missing:
             work._retire_result(missing[0])
@@ -119,7 +119,7 @@ class Process:
         self.step = LAST
         body = {"files": self.work._publish(self._files()), "metrics": {}}
         self.store.insist(lambda: self.work.claim.append("result", body))
-        self.store.disk.remove(self.work._unsent)
+        self.store.disk.remove(f"{UNSENT}/{KEY}")
         self.work._prune()
         self.vanish()
 

@@ -12,7 +12,7 @@ from pipeline.engine.remembered import latest
 from pipeline.errors import StoreError
 from pipeline.machine import Machine, duration
 from pipeline.stages import STAGES
-from pipeline.store.places import open_store
+from pipeline.store.places import guest, open_store
 
 NAMES = [stage.name for stage in STAGES]
 
@@ -136,7 +136,7 @@ def make_engine(
         raise
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    return Engine(opened, chosen, tuple(open_store(place) for place in upstreams))
+    return Engine(opened, chosen, tuple(guest(place) for place in upstreams))
 
 
 def make_machine(

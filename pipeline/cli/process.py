@@ -30,11 +30,18 @@ def stop_on_signals() -> Callable[[], bool]:
             asked.set()
             os.write(2, b"\nstopping as soon as all is saved (Ctrl-C again: at once)\n")
         elif number == signal.SIGINT and time.monotonic() - first > TWICE:
-            raise KeyboardInterrupt
+            end_at_once()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
     return asked.is_set
+
+
+def end_at_once() -> None:
+    """End like a killed process: nothing is waited for, and others see at once that we are gone."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        os.write(2, b"\x1b[?25h\n")  # a live line hides the cursor
+    os._exit(128 + signal.SIGINT)
 
 
 def program() -> str:

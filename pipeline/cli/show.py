@@ -6,6 +6,7 @@ from typing import Any
 from model.config import SIZES
 from pipeline.cli.presence import how_far, life, moment, presence
 from pipeline.engine import keys, log
+from pipeline.engine.courier import read_unsent
 from pipeline.engine.engine import Engine, Planned
 from pipeline.engine.log import Entry, age
 from pipeline.redact import redacted
@@ -61,8 +62,8 @@ def describe(engine: Engine, planned: Planned) -> dict[str, Any]:
 
 def unsent_step(store: Store, key: str, state: log.State) -> int | None:
     """The step of a checkpoint that waits on this machine and is newer than the store's."""
-    data = store.disk.read(f"unsent/{key}")
-    step = json.loads(data)["step"] if data else 0
+    body = read_unsent(store, key)
+    step = body["step"] if body else 0
     reached = state.checkpoints[-1].body["step"] if state.checkpoints else 0
     return step if step > reached else None
 

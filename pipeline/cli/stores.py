@@ -1,5 +1,6 @@
 """The verbs that carry work from one place to another: push, pull, accept, adopt."""
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from pipeline.engine.beat import me
 from pipeline.engine.remembered import LATEST
 from pipeline.engine.transfer import Parcel, Skipped, copy_records, deliver, obstacle, pack
 from pipeline.errors import Interrupted
-from pipeline.store.places import open_store, trust
+from pipeline.store.places import guest, open_store, trust
 from pipeline.store.store import Store
 from pipeline.ui import Ui, choose, human_bytes
 
@@ -94,20 +95,21 @@ def pull(place: str, store: str, dry_run: bool, as_json: bool) -> None:
     pipeline pull sftp://host/runs --store /data/artifacts
     """
     target = open_store(store) if dry_run else trust(open_store(store))
-    _transfer("pull", open_store(place), target, dry_run, as_json)
+    _transfer("pull", guest(place), target, dry_run, as_json)
 
 
 def writable(place: str) -> Store:
     """A place to push to: as a mirror, where names cannot be created exclusively."""
-    store = open_store(place)
+    store = guest(place)
     if store.remote is None:
-        return store if _has_links(store) else open_store(place, mirror=True)
+        store.exclusive = _has_links(store)
+        return store
     from pipeline.store.remote import NotExclusive
 
-    try:
+    with contextlib.suppress(NotExclusive):
         return trust(store)
-    except NotExclusive:
-        return open_store(place, mirror=True)
+    store.exclusive = False
+    return store
 
 
 def _has_links(store: Store) -> bool:
@@ -278,7 +280,7 @@ def adopt(key: str, stage: str, **options: Any) -> None:
     """
     engine = make_engine(**options)
     planned = inherit.open_stage(engine, stage, click.echo)
-    old, checkpoints = inherit.adoptable(engine, planned, key)
+    old, checkpoints = inherit.adoptable(engine, planned, key, click.echo)
     _show_differences(old, planned)
     trust(engine.store)
     ui = choose()

@@ -2,12 +2,15 @@
 
 One is on its way at a time, and one may wait behind it; a newer one takes the waiting one's place.
 So a slow network costs how often a checkpoint arrives and nothing else, and a store that is away
-costs a line on the screen: what waits lies on this machine's disk, whole, and this machine can go
-on from it whatever happens to the network.
+costs a line on the screen: the newest is kept on this machine's disk, whole, and this machine can
+go on from it whatever happens to the network. (A process that is killed loses the one that waits
+behind another.)
 
 Cost: the disk holds up to two checkpoints more than the store keeps.
 """
 
+import contextlib
+import json
 import shutil
 import threading
 import time
@@ -17,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreAway
+from pipeline.hashing import canonical
+from pipeline.store.store import Store
 
+UNSENT = "unsent"  # folder on this machine's disk: key -> checkpoint that is not in the log yet
 _RETRY = 5.0  # seconds between attempts while the store is away
 SEND_WITHIN = 600.0  # how long an ending process goes on sending
 AWAY_WITHIN = 20.0  # and how long it tries if nothing gets through
@@ -35,6 +41,20 @@ class Checkpoint:
 
 class Cancelled(Exception):
     """What is on its way is not needed any more."""
+
+
+def note_unsent(store: Store, key: str, body: dict[str, Any]) -> None:
+    """Remember a checkpoint that only this machine has."""
+    if store.remote is not None:
+        store.disk.replace(f"{UNSENT}/{key}", canonical(body), flush=True)
+
+
+def read_unsent(store: Store, key: str) -> dict[str, Any] | None:
+    """The checkpoint of a key that only this machine has, if there is one."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        body = json.loads(store.disk.read(f"{UNSENT}/{key}") or b"")
+        return {name: body[name] for name in ("step", "seconds", "files")}
+    return None
 
 
 class Courier:
@@ -105,12 +125,14 @@ class Courier:
         while (checkpoint := self._next()) is not None:
             try:
                 self.sent = 0
-                self._carry(checkpoint)
+                try:
+                    self._carry(checkpoint)
+                except StoreAway as error:
+                    self._put_back(checkpoint, error)
+                    continue
                 if self._away:
                     self._note(f"the store is back and has step {checkpoint.step:,}")
                 self._away = False
-            except StoreAway as error:
-                self._put_back(checkpoint, error)
             except Cancelled:
                 return
             except Exception as error:  # whatever it is, the main thread must see it
@@ -130,10 +152,11 @@ class Courier:
             return self._carried
 
     def _put_back(self, checkpoint: Checkpoint, error: StoreAway) -> None:
-        if not self._away:
+        with self._changed:
+            first, self._away = not self._away, True
+            self._waiting = self._waiting or checkpoint
+        if first:
             self._note(f"{error}. Training goes on; checkpoints wait on this machine")
         with self._changed:
-            self._away = True
-            self._waiting = self._waiting or checkpoint
             if not self._cancelled:
                 self._changed.wait(_RETRY)

@@ -126,7 +126,9 @@ class Engine:
 
         Raises Interrupted when ``stopping()`` becomes true, ValueError for what the user can mend.
         """
-        self.store = self.store.patient(_PATIENCE, while_away(ui, stopping))
+        waiting = while_away(ui, stopping)
+        self.store = self.store.patient(_PATIENCE, waiting)
+        self.upstreams = tuple(each.patient(_PATIENCE, waiting) for each in self.upstreams)
         done: dict[str, Planned] = {}
         report = []
         for stage in STAGES:
@@ -189,7 +191,7 @@ class Engine:
             if session.stopping():
                 raise Interrupted(f"{planned.stage.name} goes on in the other process")
             session.ui.other_progress(planned.stage.name, watch.progress())
-            time.sleep(0.5)
+            time.sleep(2.0 if self.store.remote else 0.5)
             if self.store.read(log.entry_name(planned.key or "", seen)) is not None:
                 state = log.read(self.store, planned.key or "")
                 if state.owner != owner:

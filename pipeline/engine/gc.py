@@ -28,6 +28,7 @@ from pipeline.store.store import Store
 
 GRACE = 24 * 3600.0
 MARKS = "gc/marks"
+RECENT = 64  # entries whose blobs an owner may remove
 BATCH = 100  # blobs deleted between two looks at all logs
 
 
@@ -36,15 +37,15 @@ def prune(store: Store, key: str, loose: set[str], pruned: set[str]) -> None:
 
     Call it as the owner of the log. Other logs may name the same bytes, so all are looked at.
     ``loose`` are blobs of a checkpoint whose entry was never written; ``pruned`` remembers from
-    call to call what is gone already.
+    call to call what is gone already. What earlier owners left further back is for ``gc``.
+    Cost: as of ``needed_by``, if anything is to go.
     """
     state = log.read(store, key)
-    named = {blob for entry in state.entries for blob in entry.digests}
+    pruned -= state.needed  # it may have been made again
+    named = {blob for entry in state.entries[-RECENT:] for blob in entry.digests}
     replaced = (named | loose) - state.needed - pruned
-    if not replaced:
-        return
-    for other in log.keys(store):
-        replaced -= log.read(store, other).needed
+    if replaced:
+        replaced -= set().union(*needed_by(store).values())
     store.side_by_side(store.remove_blob, replaced)
     pruned |= replaced
 

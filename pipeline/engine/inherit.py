@@ -137,7 +137,9 @@ def accept(engine: Engine, planned: Planned, old: Old, because: str) -> Entry:
 # adopt
 
 
-def adoptable(engine: Engine, planned: Planned, prefix: str) -> tuple[Old, list[Entry]]:
+def adoptable(
+    engine: Engine, planned: Planned, prefix: str, note: Callable[[str], None]
+) -> tuple[Old, list[Entry]]:
     """The log whose key begins so, and its newest whole checkpoints, oldest first.
 
     Raises ValueError if there are none, or if the stage could not go on from them.
@@ -148,6 +150,11 @@ def adoptable(engine: Engine, planned: Planned, prefix: str) -> tuple[Old, list[
         raise ValueError(
             f"{old.shown} is finished, and its checkpoints are gone. `pipeline accept "
             f"{planned.stage.name} --as {old.key[:12]}` takes its result instead"
+        )
+    if worked_on(old.store, old.key, old.state, note):
+        raise ValueError(
+            f"{old.shown} is being worked on, and its checkpoints are replaced all the time: stop "
+            "that first"
         )
     newest = old.state.checkpoints
     whole = [entry for entry in newest if not old.store.missing(entry.digests)]

@@ -7,7 +7,6 @@ All of it is judged by age: each thing by the clock of the place where it lies, 
 read (gc.py), so that no two clocks are compared.
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engine import log
+from pipeline.engine.courier import UNSENT, read_unsent
 from pipeline.engine.log import Entry
 from pipeline.engine.needed import all_blobs, stat
 from pipeline.store.locks import alone
@@ -73,12 +73,12 @@ def on_disk(store: Store, before: float, needed: set[str]) -> Iterator[Item]:
         return
     yield from _beats(store, disk, before, here=True)
     kept = set(needed)
-    for key in disk.names("unsent"):
-        data = disk.read(f"unsent/{key}") or b"{}"
+    for key in disk.names(UNSENT):
+        data = disk.read(f"{UNSENT}/{key}") or b""
         if log.read(store, key).result is not None:
-            yield Item("unsent checkpoint", f"unsent/{key}", len(data), here=True)
+            yield Item("unsent checkpoint", f"{UNSENT}/{key}", len(data), here=True)
         else:
-            kept |= set(Entry(0, "checkpoint", json.loads(data)).digests)
+            kept |= set(Entry(0, "checkpoint", read_unsent(store, key) or {}).digests)
     for blob in all_blobs(Store(disk)):
         newest, size = _age_and_size(disk.path(blob_name(blob)))
         if blob not in kept and newest <= before:

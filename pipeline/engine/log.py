@@ -25,7 +25,6 @@ An owner that lives rewrites its beat; see beat.py for how others judge it dead.
 """
 
 import contextlib
-import itertools
 import json
 import secrets
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from pipeline.hashing import canonical
 from pipeline.store.store import Store
 
 KEEP = 2
+_AT_ONCE = 256  # entries of one request to the store
 _FIELDS = {  # without these an entry is damaged, whatever else it says
     "claim": ("owner",),
     "checkpoint": ("step", "files"),
@@ -121,19 +121,22 @@ def keys(store: Store) -> list[str]:
 def read(store: Store, key: str) -> State:
     """The state of a key's log; an absent log is an empty one.
 
-    Entries never change, so each is read once a process. A listing only says how many to ask for at
-    once: it may miss some, and the log ends where a position is empty.
+    Entries never change, so each is read once a process, but for damaged ones. A listing only says
+    how many to ask for at once: it may miss some, and the log ends where a position is empty.
     """
-    entries = list(store.known.get(key, ()))
+    entries = [
+        entry if entry.kind != "damaged" else _parse(store, key, entry.position, None)
+        for entry in store.known.get(key, ())
+    ]
     listed = len(store.names(f"log/{key}"))
     while True:
-        ahead = range(len(entries), max(listed, len(entries)) + 1)
+        ahead = range(len(entries), max(min(listed, len(entries) + _AT_ONCE), len(entries)) + 1)
         for position, data in zip(ahead, store.read_many([entry_name(key, at) for at in ahead])):
             if data is None:
-                whole = itertools.takewhile(lambda entry: entry.kind != "damaged", entries)
-                store.known[key] = tuple(whole)  # a damaged one is read again
+                store.known[key] = tuple(entries)
                 return fold(entries)
             entries.append(_parse(store, key, position, data))
+        store.known[key] = tuple(entries)
 
 
 def _parse(store: Store, key: str, position: int, data: bytes | None) -> Entry:

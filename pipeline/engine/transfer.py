@@ -18,7 +18,7 @@ front of a remote store on the way are removed again.
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,11 +69,16 @@ class Skipped:
 
 
 def pack(
-    source: Store, target: Store, keys: Iterable[str], report: Report = silent
+    source: Store,
+    target: Store,
+    keys: Iterable[str],
+    report: Report = silent,
+    damaged: Collection[str] = (),
 ) -> list[Parcel]:
     """What there is to bring of each key; keys of which there is nothing are left out.
 
-    ``report`` is told of no bytes, only called: it may raise to stop.
+    Blobs that proved ``damaged`` in the source count as missing there. ``report`` is told of no
+    bytes, only called: it may raise to stop.
     """
 
     def read(key: str) -> tuple[str, State, State]:
@@ -88,7 +93,7 @@ def pack(
     ]
     every = {blob: size for each in sizes for blob, size in each.items()}
     gone = {blob: every[blob] for blob in target.missing(every)}
-    lost = set(source.missing(gone))
+    lost = set(source.missing(gone)) | (gone.keys() & set(damaged))
     parcels = []
     for (key, theirs, ours, entries), each in zip(found, sizes):
         whole = tuple(entry for entry in entries if not lost & entry.digests.keys())
@@ -173,14 +178,16 @@ def bring(source: Store, target: Store, key: str, who: str, report: Report = sil
     The caller has made sure that nobody works on the key in the target, or brings a result. Raises
     Lost if somebody began to meanwhile.
     """
-    while parcels := pack(source, target, [key]):
+    damaged: set[str] = set()
+    while parcels := pack(source, target, [key], damaged=damaged):
         (parcel,) = parcels
         if not parcel.entries and not parcel.blobs:
             return False
-        if not carry(source, target, parcel.blobs, report):
+        bad = carry(source, target, parcel.blobs, report)
+        if not bad:
             append(parcel, source, target, who, report)
             return True
-        # what proved damaged is missing now, and the next look leaves it out
+        damaged |= bad  # the next look leaves them out
     return False
 
 
@@ -208,7 +215,7 @@ def deliver(
                 append(parcel, source, target, who, report)
                 return None
         for _ in range(2):
-            packed = pack(source, target, [parcel.key])
+            packed = pack(source, target, [parcel.key], damaged=damaged)
             if not packed:
                 return None
             if hindered := obstacle(source, target, packed[0], note):
@@ -242,7 +249,7 @@ def _carry(source: Store, target: Store, name: str, size: int, report: Report) -
 
     # each byte counts once: when it is sent, or when it comes where nothing is to be sent
     fetched, sent = (count, silent) if target.remote is None else (lambda more: report(0), count)
-    passing = [store for store in (source, target) if not store.blob_path(name).exists()]
+    passing = [s for s in (source, target) if s.guest and not s.blob_path(name).exists()]
     try:
         path = source.blob(name, fetched)
         with target.scratch() as scratch:

@@ -8,7 +8,7 @@ in time, the one that this machine still has.
 """
 
 import importlib
-import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,10 +18,9 @@ from typing import Any
 
 from pipeline.engine import gc
 from pipeline.engine.beat import Beat, bury, machine_id
-from pipeline.engine.courier import Checkpoint, Courier
+from pipeline.engine.courier import UNSENT, Checkpoint, Courier, note_unsent, read_unsent
 from pipeline.engine.log import Claim, Entry, State, stamp
 from pipeline.errors import Damaged, Interrupted, Lost, StoreAway, StoreError
-from pipeline.hashing import canonical
 from pipeline.machine import Machine
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Stage
@@ -42,14 +41,15 @@ class Session:
 
     def counting(self, stage: Stage) -> Callable[[int], None]:
         """A report of bytes that arrive for a stage; it ends them if somebody asks to stop."""
-        have = 0
+        have, turn = 0, threading.Lock()
 
-        def report(count: int) -> None:
+        def report(count: int) -> None:  # several threads fetch
             nonlocal have
-            have += count
             if self.stopping():
                 raise Interrupted("what was fetched is kept")
-            self.ui.progress(stage.name, have, None, "B", {"doing": "fetching"})
+            with turn:
+                have += count
+                self.ui.progress(stage.name, have, None, "B", {"doing": "fetching"})
 
         return report
 
@@ -92,7 +92,7 @@ class Work:
         ``missing`` are blobs of an earlier result that are gone: it is retired first.
         """
         with Beat(self.store, self.key) as beat, self.store.scratch() as scratch:
-            self.claim = self._take(beat, record)
+            self._take(beat, record)
             self.scratch, out = scratch, scratch / "out"
             out.mkdir()
             try:
@@ -113,10 +113,10 @@ class Work:
                     save=self._save,
                 )
                 metrics = importlib.import_module(self.stage.module).run(context)
-                self.courier.cancel()
-                body = {"files": self._publish(out), "metrics": metrics, **stamp()}
-                body["seconds"] = self.seconds()
-                self._send_again(self.store.insist(lambda: self.claim.append("result", body)))
+                if (left := self.courier.cancel()) is not None:
+                    self._keep(left)  # to go on from, if the result cannot be sent
+                body = {"files": self._publish(out), "metrics": metrics, "seconds": self.seconds()}
+                self._send_again(self._append("result", body))
             except Lost:
                 self.courier.cancel()
                 raise
@@ -125,17 +125,22 @@ class Work:
                 if is_full(error):
                     raise explain(error, self.store.root) from error
                 raise
-            self.store.disk.remove(self._unsent)
+            self.store.disk.remove(f"{UNSENT}/{self.key}")
             self._prune()
 
-    def _take(self, beat: Beat, record: dict[str, Any] | None) -> Claim:
+    def _take(self, beat: Beat, record: dict[str, Any] | None) -> None:
         body = {"machine_id": machine_id(), "machine": asdict(self.session.machine)}
         if not self.state.record:
             body["record"] = record
-        claim = Claim.take(self.brisk, self.key, self.state, beat.owner, body)
+        self.claim = Claim(self.brisk, self.key, len(self.state.entries), beat.owner)
+        self._append("claim", {"owner": beat.owner, **body})
         if self.state.owner is not None:
             bury(self.store, self.key, self.state.owner)
-        return claim
+
+    def _append(self, kind: str, body: dict[str, Any]) -> Entry:
+        """Append an entry that the work cannot go on without, however long the store is away."""
+        body = body | stamp()
+        return self.store.insist(lambda: self.claim.append(kind, body))
 
     def _retire_result(self, blob: str) -> None:
         """Take back a result whose bytes are gone, and the checkpoints that it has replaced."""
@@ -143,7 +148,7 @@ class Work:
         entries = (self.state.result, *self.state.checkpoints)
         positions = [entry.position for entry in entries]
         why = f"blob {blob[:12]} was missing"
-        self.claim.append("retire", {"positions": positions, "why": why})
+        self._append("retire", {"positions": positions, "why": why})
 
     def _give_up(self, error: BaseException) -> None:
         """Send what can be sent, and let others take the work."""
@@ -213,10 +218,6 @@ class Work:
         with suppress(StoreAway):  # then the next checkpoint's turn removes what this one left
             gc.prune(self.brisk, self.key, self.kept, self.pruned)
 
-    @property
-    def _unsent(self) -> str:
-        return f"unsent/{self.key}"
-
     def _keep(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Make sure that this machine has a checkpoint, in place of one that was never sent."""
         if checkpoint.body is None:
@@ -229,8 +230,7 @@ class Work:
             for blob in self.kept - set(digests.values()):
                 self.store.forget(blob)
             self.kept = set(digests.values())
-            if self.store.remote is not None:
-                self.store.disk.replace(self._unsent, canonical(checkpoint.body))
+            note_unsent(self.store, self.key, checkpoint.body)
         return checkpoint.body
 
     def _restore(self) -> Restored:
@@ -245,7 +245,7 @@ class Work:
             except Damaged as error:
                 self.session.ui.note(f"the checkpoint of step {step} is no use: {error}")
                 if position is not None:
-                    self.claim.append("retire", {"positions": [position], "why": str(error)})
+                    self._append("retire", {"positions": [position], "why": str(error)})
         return Restored()
 
     def _fetch(self, item: dict[str, Any]) -> Path:
@@ -254,11 +254,9 @@ class Work:
     def _candidates(self) -> Iterator[tuple[int | None, dict[str, Any]]]:
         """Checkpoints to go on from, best first: (position in the log if it is there, body)."""
         logged = [(entry.position, entry.body) for entry in self.state.checkpoints]
-        unsent = self.store.disk.read(self._unsent)
-        if unsent is not None:
-            body = json.loads(unsent)
-            if not logged or body["step"] > logged[-1][1]["step"]:
-                yield None, body
+        body = read_unsent(self.store, self.key)
+        if body and (not logged or body["step"] > logged[-1][1]["step"]):
+            yield None, body
         yield from reversed(logged)
 
     # what is shown

@@ -28,8 +28,6 @@ _PIECE = 1 << 20
 class Disk:
     """A directory, which is made when something is first written to it."""
 
-    exclusive = True
-
     def __init__(self, root: Path) -> None:
         self.root, self.place = root, str(root)
 
@@ -51,10 +49,14 @@ class Disk:
                 raise _no_links(self.root, error) from error
             _flush_directory(path.parent)
 
-    def replace(self, name: str, data: bytes) -> None:
+    def replace(self, name: str, data: bytes, flush: bool = False) -> None:
+        """With ``flush`` the new content survives a power cut; without, one of the two does."""
         path = self.root / name
         with self._explained(), self.scratch() as scratch:
-            (scratch / "record").write_bytes(data)
+            if flush:
+                _write(scratch / "record", data)
+            else:
+                (scratch / "record").write_bytes(data)
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(scratch / "record", path)
 
@@ -76,10 +78,11 @@ class Disk:
             return []
 
     def stat(self, name: str) -> tuple[int, float] | None:
-        try:
-            found = (self.root / name).stat()
-        except OSError:
-            return None
+        with self._explained():
+            try:
+                found = (self.root / name).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None  # and nothing else: what only cannot be looked at is not gone
         return found.st_size, found.st_mtime
 
     def remove(self, name: str) -> None:
@@ -112,11 +115,6 @@ class Disk:
             os.replace(file, path)
             file.unlink(missing_ok=True)  # two names of the same file are not replaced
             _flush_directory(path.parent)
-
-    def touch(self, name: str) -> None:
-        """Make a file look as if it had just been written."""
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(self.root / name)
 
     def move_aside(self, name: str) -> Path:
         """Keep what is damaged where nobody takes it for whole; says where."""

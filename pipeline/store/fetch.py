@@ -60,6 +60,8 @@ def _append_to(part: Path, store: "Store", name: str, report: Report) -> None:
 def _damaged(store: "Store", name: str, first: str, second: str) -> StoreError:
     if first != second:
         return StoreAway(f"{store.place} delivered blob {name[:12]} damaged, twice differently")
+    if store.guest:
+        return Damaged(f"blob {name[:12]} of {store.place} is damaged: verify that store")
     store.remove(blob_name(name))
     return Damaged(
         f"blob {name[:12]} was damaged in {store.place}: its bytes hash to {first[:12]}. It was "

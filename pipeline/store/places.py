@@ -15,6 +15,13 @@ from pipeline.store.store import Store
 _PROBED = "cache/probed"
 
 
+def guest(place: str) -> Store:
+    """A store to read from or to copy to, beside the one that is worked in."""
+    store = open_store(place)
+    store.guest = True
+    return store
+
+
 def open_store(place: str, *, mirror: bool = False) -> Store:
     """The store of a path or an fsspec URL; nothing is read or written yet.
 

@@ -125,25 +125,29 @@ def explain(error: BaseException, place: str, protocol: str) -> StoreError:
         facts.names & _FULL
         or facts.status == 507
         or facts.number in (errno.ENOSPC, errno.EDQUOT)
-        or (facts.status != 429 and _FULL_WORDS.search(facts.words))
+        or (not _is_away(facts) and _FULL_WORDS.search(facts.words))
     ):
         return StoreError(
             f"no space left in {place}: {facts.words}. Free some, or have its quota raised. {AGAIN}"
         )
     if facts.names & _DENIED or facts.status in (401, 403):
         return _denied(facts, place, look)
-    if (
-        facts.names & _AWAY
-        or facts.number in _AWAY_NUMBERS
-        or facts.status in (408, 409, 425, 429)
-        or (facts.status >= 500 and facts.status != 501)
-    ):
+    if _is_away(facts):
         return StoreAway(f"{place} cannot be reached or is too busy: {facts.words}. {AGAIN}")
     if _DENIED_WORDS.search(facts.words):
         return _denied(facts, place, look)
     if "NotImplementedError" in facts.names:
         return StoreError(f"{place}: {protocol} cannot do what a store needs: {facts.words}")
     return StoreError(f"{place} failed: {facts.words}. {AGAIN}")
+
+
+def _is_away(facts: _Facts) -> bool:
+    return bool(
+        facts.names & _AWAY
+        or facts.number in _AWAY_NUMBERS
+        or facts.status in (408, 409, 425, 429)
+        or (facts.status >= 500 and facts.status != 501)
+    )
 
 
 def _denied(facts: _Facts, place: str, look: str) -> StoreError:

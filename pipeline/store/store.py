@@ -38,8 +38,11 @@ def silent(count: int) -> None:
 class Store:
     """Records and blobs; see the module docstring. One may be used by several threads.
 
-    ``exclusive`` is False for a mirror: one process at a time writes it, by push.
+    ``exclusive`` is False for a mirror: one process at a time writes it, by push. A ``guest`` is
+    only read from, or copied to: nothing of it is removed, not even what is damaged.
     """
+
+    guest = False
 
     def __init__(self, disk: Disk, remote: Storage | None = None, exclusive: bool = True) -> None:
         self.disk, self.remote, self.exclusive = disk, remote, exclusive
@@ -146,13 +149,9 @@ class Store:
 
     def keep(self, file: Path) -> str:
         """The half of ``put`` that needs no network: the blob is whole on this machine."""
-        name, size = file_digest(file), file.stat().st_size
-        kept = self.disk.stat(blob_name(name))
-        if kept is not None and kept[0] == size:
-            file.unlink()
-            self.disk.touch(blob_name(name))  # young again for gc, which may have found it unneeded
-        else:
-            self.disk.move_in(file, blob_name(name))
+        name = file_digest(file)
+        # also over one that is there: that may be rotten, and gc may have found it unneeded
+        self.disk.move_in(file, blob_name(name))
         return name
 
     def send(self, name: str, report: Report = silent) -> None:
@@ -173,9 +172,20 @@ class Store:
             return
 
         def carry() -> None:
-            self.records.upload(self.blob_path(name), blob_name(name), report)
-            if not self._has(name, size):
-                raise StoreAway(f"{self.place} took blob {name[:12]} and shows less than all of it")
+            told = 0
+
+            def count(more: int) -> None:
+                nonlocal told
+                told += more
+                report(more)
+
+            try:
+                self.records.upload(self.blob_path(name), blob_name(name), count)
+                if not self._has(name, size):
+                    raise StoreAway(f"{self.place} took blob {name[:12]} and shows only a part")
+            except StoreAway:
+                report(-told)  # it is counted again when it goes again
+                raise
 
         self.insist(carry)
 
@@ -199,9 +209,11 @@ class Store:
         so that the stage that made it makes it again.
         """
         path = self.blob_path(name)
-        if path.exists():
+        if self.disk.stat(blob_name(name)) is not None:
             if (found := file_digest(path)) == name:
                 return path
+            if self.guest and self.remote is None:
+                raise Damaged(f"blob {name[:12]} of {self.place} is damaged: verify that store")
             aside = self.disk.move_aside(blob_name(name))
             if self.remote is None:
                 raise Damaged(
