@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.errors import Interrupted
@@ -29,6 +30,11 @@ def human_seconds(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def age(at: str) -> float:
+    """Seconds since an entry's time; for people only, no decision rests on it."""
+    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
 
 
 class Ui:

@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.engine.beat import REMOTE_DEAD_AFTER, Watch, machine_id
-from pipeline.engine.log import Entry, age
+from pipeline.engine.log import Entry
 from pipeline.store.store import Store
+from pipeline.ui import age
 
 TAKEN_OVER = "taken over by the next `pipeline run`"
 

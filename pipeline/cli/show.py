@@ -8,11 +8,11 @@ from pipeline.cli.presence import how_far, life, moment, presence
 from pipeline.engine import keys, log
 from pipeline.engine.courier import read_unsent
 from pipeline.engine.engine import Engine, Planned
-from pipeline.engine.log import Entry, age
+from pipeline.engine.log import Entry
 from pipeline.redact import redacted
 from pipeline.stages import STAGES
 from pipeline.store.store import Store
-from pipeline.ui import human_bytes, human_seconds
+from pipeline.ui import age, human_bytes, human_seconds
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -134,9 +134,8 @@ class Engine:
         for stage in STAGES:
             start = time.monotonic()
             planned = self._plan(stage, done, True, ui.fetching(stage.name, stopping))
-            remembered.remember(
-                self.store, self.recipe
-            )  # only now: a run whose data cannot be found is not worth remembering
+            # only now: a run whose data cannot be found is not worth remembering
+            remembered.remember(self.store, self.recipe)
             ran = False
             if planned.result is None or planned.origin is not None:
                 planned, ran = self._bring_about(planned, done, Session(machine, ui, stopping))

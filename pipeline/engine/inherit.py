@@ -18,12 +18,13 @@ from typing import Any
 from pipeline.engine import keys, log
 from pipeline.engine.beat import machine_id, me
 from pipeline.engine.engine import Engine, Planned
-from pipeline.engine.log import Claim, Entry, State, age
+from pipeline.engine.log import Claim, Entry, State
 from pipeline.engine.remembered import remember
 from pipeline.engine.transfer import carry, worked_on
 from pipeline.errors import Lost
 from pipeline.store.storage import Report
 from pipeline.store.store import Store
+from pipeline.ui import age
 
 # settings of the model that change neither the shape of a tensor nor what its numbers mean
 _SAME_SHAPE = ("context", "dropout", "attention_dropout", "rope_base", "zero_init")

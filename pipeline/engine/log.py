@@ -150,11 +150,6 @@ def _parse(store: Store, key: str, position: int, data: bytes | None) -> Entry:
     return Entry(position, "damaged", {"at": "1970-01-01T00:00:00+00:00"})
 
 
-def age(at: str) -> float:
-    """Seconds since an entry's time; for people only, no decision rests on it."""
-    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
-
-
 def entry_name(key: str, position: int) -> str:
     """The name of a log entry in a store."""
     return f"log/{key}/{position:010d}"
