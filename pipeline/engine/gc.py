@@ -1,7 +1,6 @@
 """The removal of what nothing can need (needed.py says what is needed).
 
 Log entries are never deleted: their positions are what keeps late processes out.
-
 A blob reaches the store before the entry that names it. So no blob is deleted for being unneeded
 once. One ``gc`` writes down which are (``gc/marks``); a later one, at least ``GRACE`` after, reads
 all logs again and deletes those that were marked, are unneeded still, and were not sent again. The

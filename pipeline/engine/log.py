@@ -96,8 +96,7 @@ def fold(entries: list[Entry]) -> State:
         for position in entry.body["positions"]
     }
     owner = result = record = None
-    checkpoints: list[Entry] = []
-    keep = KEEP
+    checkpoints, keep = list[Entry](), KEEP
     for entry in entries:
         if entry.kind == "claim":
             owner = entry if entry.body["owner"] else None
