@@ -205,7 +205,6 @@ class Work:
             raise Lost(str(error)) from error
         self.courier.report(0)  # not wanted any more? then no entry
         self._send_again(self.claim.append("checkpoint", body))
-        self.kept = set()
         self._prune()
 
     def _send_again(self, entry: Entry) -> None:
@@ -217,6 +216,7 @@ class Work:
     def _prune(self) -> None:
         with suppress(StoreAway):  # then the next checkpoint's turn removes what this one left
             gc.prune(self.brisk, self.key, self.kept, self.pruned)
+            self.kept = set()
 
     def _keep(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Make sure that this machine has a checkpoint, in place of one that was never sent."""
@@ -229,7 +229,7 @@ class Work:
             checkpoint.body = body | {"seconds": checkpoint.seconds}
             for blob in self.kept - set(digests.values()):
                 self.store.forget(blob)
-            self.kept = set(digests.values())
+            self.kept |= set(digests.values())
             note_unsent(self.store, self.key, checkpoint.body)
         return checkpoint.body
 
