@@ -286,11 +286,13 @@ def test_the_latest_recipe_is_remembered(finished):
 
 def test_status_tells_a_running_stage_and_its_progress(tmp_path, corpus):
     engine = toy_engine(tmp_path / "store", corpus, "train.steps=100000")
-    stop = threading.Event()
+    stop, ended = threading.Event(), []
 
     def work():
-        with contextlib.suppress(Interrupted):
+        try:
             run(engine, stopping=stop.is_set)
+        except Exception as error:
+            ended.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -304,6 +306,7 @@ def test_status_tells_a_running_stage_and_its_progress(tmp_path, corpus):
     finally:
         stop.set()
         thread.join()
+    assert [type(error) for error in ended] == [Interrupted], ended
     assert told["state"] == "running"
     assert told["progress"]["total"] == 100_000
     after = show.status(looking, looking.plan())["stages"]["train"]
