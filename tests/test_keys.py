@@ -6,6 +6,8 @@ import math
 import os
 import shutil
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -181,6 +183,36 @@ def test_a_relative_import_is_refused_because_it_would_go_unseen(tree):
     tree("model.a", "from . import b")
     with pytest.raises(AssertionError, match="full name"):
         files("model.a")
+
+
+class _Finalized:
+    """In a circle, so that the collector runs Python code in the middle of whatever goes on."""
+
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        time.sleep(0)
+
+
+def test_two_threads_may_look_at_the_code_at_once():
+    ended = []
+
+    def look():
+        try:
+            for _ in range(15):
+                code.code_digests(["pipeline.stages.train"], Memo(Path("nowhere")))
+                [_Finalized() for _ in range(50)]
+            ended.append(None)
+        except SystemError as error:  # of Python 3.11 (python/cpython#106905)
+            ended.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ended == [None, None]
 
 
 @pytest.mark.parametrize(

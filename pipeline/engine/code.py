@@ -6,6 +6,7 @@ libraries do is not part of it, and neither is what carries or shows results and
 """
 
 import ast
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ PACKAGES = ("model", "pipeline", "launchers")
 ROOMS = ("pipeline.cli", "pipeline.engine", "pipeline.report", "pipeline.store")
 BESIDE = ("errors", "hashing", "machine", "memo", "recipe", "redact", "stage", "ui")
 _FORMAT = 1  # of what is remembered of a file
+# some Pythons 3.11 count how deep they are in a tree once for all threads, and raise SystemError
+# when two parse at the same time (python/cpython#106905)
+_PARSING = threading.Lock()
 
 
 def carries(module: str) -> bool:
@@ -55,7 +59,9 @@ def _source(module: str) -> Path:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    tree = ast.parse(path.read_bytes(), filename=str(path))
+    source = path.read_bytes()
+    with _PARSING:
+        tree = ast.parse(source, filename=str(path))
     return {"units": units(tree), "imports": sorted(_imports(tree))}
 
 
