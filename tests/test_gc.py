@@ -64,9 +64,9 @@ def test_a_gc_within_the_grace_does_not_begin_it_anew(store):
     assert [item.name for item in found.later] == [first]
     assert [item.name for item in found.waiting] == [second]
     assert 0 < found.after <= 61
-    written = store.modified(MARKS)
+    written = store.stat(MARKS)
     sweep(store)
-    assert store.modified(MARKS) == written
+    assert store.stat(MARKS) == written
     age(store.records, DAY + 60, MARKS)
     assert sweep(store) == [first]
     assert json.loads(store.read(MARKS)) == [second]
@@ -185,15 +185,15 @@ def test_of_two_at_once_none_takes_new_marks_for_old_ones(store, monkeypatch):
     owner, old = claim(store), put(store, b"one")
     sweep(store)
     later(store)
-    new, modified = [], Store.modified
+    new, stat = [], Store.stat
 
     def meanwhile(self, name):
         if name == MARKS and not new:
             new.append(put(store, b"two"))
             store.replace(MARKS, canonical([old, *new]))
-        return modified(self, name)
+        return stat(self, name)
 
-    monkeypatch.setattr(Store, "modified", meanwhile)
+    monkeypatch.setattr(Store, "stat", meanwhile)
     assert sweep(store) == []
     finish(owner, old, *new)
 

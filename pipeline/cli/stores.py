@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +19,8 @@ from pipeline.engine.remembered import LATEST
 from pipeline.engine.transfer import Parcel, Skipped, copy_records, deliver, obstacle, pack
 from pipeline.errors import Interrupted
 from pipeline.store.places import guest, open_store, trust
-from pipeline.store.store import Store
-from pipeline.ui import Ui, choose, human_bytes
-
-_PATIENCE = 900.0  # seconds; as long as a run waits for a store that is away
+from pipeline.store.store import PATIENCE, Store
+from pipeline.ui import Ui, choose, human_bytes, while_away
 
 
 class Carrying:
@@ -33,7 +30,6 @@ class Carrying:
         self.ui, self.verb, self.stopping = ui, verb, stopping
         self.done = self.total = 0
         self._lock = threading.Lock()
-        self._away_at = -60.0
 
     def report(self, count: int) -> None:
         if self.stopping():
@@ -43,13 +39,6 @@ class Carrying:
                 self.done += count
                 total = max(self.done, self.total) if self.total else None
                 self.ui.progress(self.verb, self.done, total, "B", {})
-
-    def away(self, why: str) -> None:
-        """Called while a store is away: say so once a minute."""
-        self.report(0)
-        if time.monotonic() - self._away_at >= 60.0:
-            self._away_at = time.monotonic()
-            self.ui.note(f"{why}. Trying again (Ctrl-C to stop)")
 
 
 def transfer_options(command: Callable) -> Callable:
@@ -127,7 +116,8 @@ def _transfer(verb: str, source: Store, target: Store, dry_run: bool, as_json: b
         raise click.UsageError(f"{source.place} is the store itself: name another PLACE")
     ui = Ui(sys.stderr) if as_json else choose()
     carrying = Carrying(ui, verb, stop_on_signals())
-    source, target = (store.patient(_PATIENCE, carrying.away) for store in (source, target))
+    away = while_away(ui, carrying.stopping)
+    source, target = (store.patient(PATIENCE, away) for store in (source, target))
     try:
         told = _carried(source, target, carrying, dry_run)
     except Interrupted as interrupted:

@@ -23,4 +23,6 @@ def read_clocks(store: Store) -> Clocks:
     if store.remote is None:
         return Clocks(here[1], here[1])
     store.replace(NOW, b"")
-    return Clocks(store.modified(NOW), here[1])
+    there = store.stat(NOW)
+    assert there is not None
+    return Clocks(there[1], here[1])

@@ -24,10 +24,8 @@ from pipeline.memo import Memo
 from pipeline.recipe import Recipe
 from pipeline.stage import Stage
 from pipeline.stages import STAGES
-from pipeline.store.store import Store
+from pipeline.store.store import PATIENCE, Store
 from pipeline.ui import Ui, while_away
-
-_PATIENCE = 900.0  # seconds; a store that is away for ten minutes costs nothing but a warning
 
 
 @dataclass(frozen=True)
@@ -127,8 +125,8 @@ class Engine:
         Raises Interrupted when ``stopping()`` becomes true, ValueError for what the user can mend.
         """
         waiting = while_away(ui, stopping)
-        self.store = self.store.patient(_PATIENCE, waiting)
-        self.upstreams = tuple(each.patient(_PATIENCE, waiting) for each in self.upstreams)
+        self.store = self.store.patient(PATIENCE, waiting)
+        self.upstreams = tuple(each.patient(PATIENCE, waiting) for each in self.upstreams)
         done: dict[str, Planned] = {}
         report = []
         for stage in STAGES:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pipeline.engine import leftovers, log
 from pipeline.engine.clocks import Clocks
 from pipeline.engine.leftovers import Item
-from pipeline.engine.needed import Progress, all_blobs, needed_by, stat, untold
+from pipeline.engine.needed import Progress, all_blobs, needed_by, untold
 from pipeline.errors import StoreError
 from pipeline.hashing import canonical
 from pipeline.store.storage import blob_name
@@ -92,7 +92,7 @@ def survey(
     marks, marked = _read_marks(store)
     left = grace - (clocks.store - marked) if marks is not None else grace
     unneeded = sorted(set(there) - needed)
-    stats = store.side_by_side(lambda blob: stat(store, blob_name(blob)), unneeded)
+    stats = store.side_by_side(lambda blob: store.stat(blob_name(blob)), unneeded)
     marking = marks is None or left <= 0
     now, later, waiting = [], [], []
     for blob, found in zip(unneeded, stats):
@@ -125,7 +125,8 @@ def _read_marks(store: Store) -> tuple[set[str] | None, float]:
     marks = None
     with suppress(ValueError, TypeError):
         marks = set(json.loads(store.read(MARKS) or b""))
-    return marks, store.modified(MARKS)
+    found = store.stat(MARKS)
+    return marks, found[1] if found else 0.0
 
 
 # what is done about it
@@ -153,7 +154,7 @@ def _remove_blob(store: Store, blob: str, marked: float | None) -> bool:
 
     This machine's copy stays: a checkpoint that waits here to be sent may be made of it.
     """
-    found = stat(store, blob_name(blob))
+    found = store.stat(blob_name(blob))
     if marked is None or found is None or found[1] > marked:
         return False
     store.remove(blob_name(blob))

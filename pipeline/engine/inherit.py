@@ -80,7 +80,7 @@ def others(engine: Engine, planned: Planned, stores: tuple[Store, ...]) -> list[
     for store in reversed(stores):
         for key in log.keys(store):
             state = log.read(store, key)
-            if key != planned.key and (state.record or {}).get("stage") == planned.stage.name:
+            if key != planned.key and state.stage == planned.stage.name:
                 found[key] = Old(key, state, store)
 
     def distance(old: Old) -> tuple[int, float]:

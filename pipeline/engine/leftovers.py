@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.engine import log
 from pipeline.engine.courier import UNSENT, read_unsent
 from pipeline.engine.log import Entry
-from pipeline.engine.needed import all_blobs, stat
+from pipeline.engine.needed import all_blobs
 from pipeline.store.locks import alone
 from pipeline.store.storage import Storage, blob_name
 from pipeline.store.store import Store
@@ -40,7 +40,7 @@ def in_store(store: Store, before: float) -> Iterator[Item]:
     if store.remote is not None:  # a directory's own temporary files are this machine's
         for folder, what in (("probe", "probe"), ("tmp", "temporary file")):
             for name in store.names(folder):
-                found = stat(store, f"{folder}/{name}")
+                found = store.stat(f"{folder}/{name}")
                 if found is not None and found[1] <= before:
                     yield Item(what, f"{folder}/{name}", found[0])
 

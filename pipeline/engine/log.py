@@ -72,6 +72,11 @@ class State:
     record: dict[str, Any] | None  # what the key is the hash of
 
     @property
+    def stage(self) -> str:
+        """Whose log it is, as far as its first claim can be read."""
+        return (self.record or {}).get("stage", "a stage")
+
+    @property
     def needed(self) -> set[str]:
         """The blobs that must stay: the result's or, before there is one, those to go on from.
 

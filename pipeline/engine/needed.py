@@ -69,8 +69,3 @@ def _named(store: Store, key: str, position: int) -> dict[str, int]:
 def all_blobs(store: Store) -> list[str]:
     """The blobs that the store lists; what others put between them is not ours."""
     return [name for name in store.blobs() if re.fullmatch("[0-9a-f]{64}", name)]
-
-
-def stat(store: Store, name: str) -> tuple[int, float] | None:
-    """(bytes, time by the store's clock) of a record or blob where the store is."""
-    return store.insist(lambda: store.records.stat(name))

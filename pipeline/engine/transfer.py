@@ -48,7 +48,7 @@ class Parcel:
 
     @property
     def stage(self) -> str:
-        return (self.theirs.record or {}).get("stage", "a stage")
+        return self.theirs.stage
 
     @property
     def finishes(self) -> bool:
@@ -162,8 +162,7 @@ def worked_on(store: Store, key: str, state: State, note: Callable[[str], None])
         if watch.last() != first:
             return True
         if not told:
-            stage = (state.record or {}).get("stage", key[:12])
-            note(f"{stage}: looking whether {state.owner.body['owner']} still works on it")
+            note(f"{state.stage}: looking whether {state.owner.body['owner']} still works on it")
             told = True
         time.sleep(0.5)
     return False

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from pipeline.engine import log
 from pipeline.engine.log import State
-from pipeline.engine.needed import Progress, all_blobs, needed_by, positions, stat
+from pipeline.engine.needed import Progress, all_blobs, needed_by, positions
+from pipeline.store.fetch import REMAKE
 from pipeline.store.storage import blob_name
 from pipeline.store.store import Store
 
-FIX = "run `pipeline run` again: the stage that made it makes it again"
 _COPY = "put it back from a copy of the store if there is one"
 _AT_ONCE = 4  # blobs read side by side from a store elsewhere
 
@@ -69,7 +69,7 @@ def verify(store: Store, quick: bool, progress: Progress) -> Verdict:
         for blob, need in _needs(key, state):
             needs.setdefault(blob, []).append(need)
     blobs = sorted({*all_blobs(store), *needs})
-    stats = store.side_by_side(lambda blob: stat(store, blob_name(blob)), blobs)
+    stats = store.side_by_side(lambda blob: store.stat(blob_name(blob)), blobs)
     sizes = {blob: found[0] for blob, found in zip(blobs, stats) if found is not None}
     for blob in needs.keys() - sizes.keys():
         problems += _missing(store, blob, needs[blob][0])
@@ -84,7 +84,7 @@ def verify(store: Store, quick: bool, progress: Progress) -> Verdict:
 
 def _entries(store: Store, key: str, listed: list[int], state: State) -> Iterator[Problem]:
     """Entries that cannot be read, and those that nobody arrives at."""
-    stage = _stage(state)
+    stage = state.stage
     for entry in state.entries:
         if entry.kind == "damaged":
             name = log.entry_name(key, entry.position)
@@ -108,20 +108,16 @@ def _needs(key: str, state: State) -> Iterator[tuple[str, _Need]]:
     """The blobs that the entries in force of a log name."""
     for entry in (state.result,) if state.result else state.checkpoints:
         for blob, size in entry.digests.items():
-            yield blob, _Need(key, log.entry_name(key, entry.position), _stage(state), size)
-
-
-def _stage(state: State) -> str:
-    return (state.record or {}).get("stage", "a stage")
+            yield blob, _Need(key, log.entry_name(key, entry.position), state.stage, size)
 
 
 def _missing(store: Store, blob: str, need: _Need) -> Iterator[Problem]:
     """A needed blob that is not there, unless its owner replaced it while we looked."""
-    if blob in log.read(store, need.key).needed and stat(store, blob_name(blob)) is None:
+    if blob in log.read(store, need.key).needed and store.stat(blob_name(blob)) is None:
         yield Problem(
             "missing",
             blob,
-            f"blob {blob[:12]} of {need.stage} (key {need.key[:12]}) is missing: {FIX}",
+            f"blob {blob[:12]} of {need.stage} (key {need.key[:12]}) is missing: {REMAKE}",
         )
 
 
@@ -134,7 +130,7 @@ def _blob(
     """
     place = f"{store.place}/{blob_name(blob)}"
     if read != blob:
-        fix = f"delete it and {FIX}" if needs else "nothing needs it, delete it"
+        fix = f"delete it and {REMAKE}" if needs else "nothing needs it, delete it"
         what = f"its {size:,} bytes hash to {read[:12]}" if len(read) == len(blob) else read
         yield Problem("damaged", blob, f"{place} is damaged ({what}): {fix}")
         return
@@ -145,7 +141,7 @@ def _blob(
                 "size",
                 blob,
                 f"{place} has {size:,} bytes, and {need.entry} of {need.stage} says "
-                f"{need.size:,}{wrong}: {FIX}",
+                f"{need.size:,}{wrong}: {REMAKE}",
             )
 
 

@@ -15,7 +15,7 @@ from pipeline.store.storage import Report, blob_name
 if TYPE_CHECKING:
     from pipeline.store.store import Store
 
-AGAIN = "run `pipeline run` again, and the stage that made it makes it again"
+REMAKE = "run `pipeline run` again, and the stage that made it makes it again"
 
 
 def fetch(store: "Store", name: str, report: Report) -> None:
@@ -51,7 +51,7 @@ def _append_to(part: Path, store: "Store", name: str, report: Report) -> None:
                 file.write(piece)
                 report(len(piece))
         except FileNotFoundError:
-            raise Damaged(f"blob {name[:12]} is missing from {store.place}: {AGAIN}") from None
+            raise Damaged(f"blob {name[:12]} is missing from {store.place}: {REMAKE}") from None
         except StoreAway:
             report(-file.tell())  # it is counted again when the fetch goes on
             raise
@@ -65,5 +65,5 @@ def _damaged(store: "Store", name: str, first: str, second: str) -> StoreError:
     store.remove(blob_name(name))
     return Damaged(
         f"blob {name[:12]} was damaged in {store.place}: its bytes hash to {first[:12]}. It was "
-        f"removed; {AGAIN}"
+        f"removed; {REMAKE}"
     )

@@ -24,10 +24,11 @@ from typing import Any, TypeVar
 from pipeline.errors import Damaged, StoreAway, StoreError
 from pipeline.hashing import file_digest
 from pipeline.store.disk import Disk
-from pipeline.store.fetch import AGAIN, fetch
+from pipeline.store.fetch import REMAKE, fetch
 from pipeline.store.storage import Report, Storage, blob_name
 
 Result = TypeVar("Result")
+PATIENCE = 900.0  # seconds; a store that is away for ten minutes costs nothing but a warning
 _AT_ONCE = 8  # requests side by side
 
 
@@ -131,10 +132,9 @@ class Store:
         """The names directly inside a folder, sorted; none where there is no such folder."""
         return self.insist(lambda: self.records.names(folder))
 
-    def modified(self, name: str) -> float:
-        """When a record was last written, by the store's own clock; 0.0 if there is none."""
-        found = self.insist(lambda: self.records.stat(name))
-        return found[1] if found else 0.0
+    def stat(self, name: str) -> tuple[int, float] | None:
+        """(bytes, time by the store's own clock) of a record or blob; None if there is none."""
+        return self.insist(lambda: self.records.stat(name))
 
     def remove(self, name: str) -> None:
         self.insist(lambda: self.records.remove(name))
@@ -164,7 +164,7 @@ class Store:
             size = self.blob_path(name).stat().st_size
             self._send(name, size, report)
         except FileNotFoundError as error:
-            raise Damaged(f"blob {name[:12]} is gone from {self.root}: {AGAIN}") from error
+            raise Damaged(f"blob {name[:12]} is gone from {self.root}: {REMAKE}") from error
 
     def _send(self, name: str, size: int, report: Report) -> None:
         if self.remote is None or self.has(name, size):
@@ -218,10 +218,10 @@ class Store:
             if self.remote is None:
                 raise Damaged(
                     f"blob {name[:12]} is damaged: its bytes hash to {found[:12]}. It was moved to "
-                    f"{aside}; {AGAIN}. If this happens twice, check the disk"
+                    f"{aside}; {REMAKE}. If this happens twice, check the disk"
                 )
         if self.remote is None:
-            raise Damaged(f"blob {name[:12]} is missing from {self.place}: {AGAIN}")
+            raise Damaged(f"blob {name[:12]} is missing from {self.place}: {REMAKE}")
         fetch(self, name, report)
         return path
 
