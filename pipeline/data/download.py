@@ -1,6 +1,6 @@
 """Fetch a remote file once: resumed where it stopped, checked, and visible only when whole.
 
-    <store>/cache/downloads/<hash of the URL>/
+    <store>/cache/downloads/<hash of the URL>/       or below IGNITE_CACHE, if that is set
         NAME                 the whole file; this name exists only after every check
         NAME.json            its size and sha256, written before it got that name
         NAME.partial         what has arrived; a killed download goes on from here
@@ -57,7 +57,8 @@ def listing(url: str, store_root: Path, *, fetch: bool) -> list[tuple[str, Path]
     None for a pattern that was never looked up, unless ``fetch`` allows to ask now. Raises
     ValueError for an unknown kind of URL and for a pattern that nothing matches.
     """
-    folder = store_root / "cache" / "downloads" / digest(url.encode())[:16]
+    cache = Path(os.environ.get("IGNITE_CACHE", store_root / "cache"))  # or one for all stores
+    folder = cache / "downloads" / digest(url.encode())[:16]
     if "*" not in url:
         return [(url, folder / name_of(url))]
     known = _read_json(folder / "listing.json")
