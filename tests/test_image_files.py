@@ -64,7 +64,7 @@ def test_only_what_is_named_goes_to_the_builder():
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
     assert "**/.env*" in rules
-    assert not any(rule.startswith("!.") for rule in rules)
+    assert [rule for rule in rules if rule.startswith("!.")] == ["!.dockerignore"]
 
 
 @pytest.fixture
