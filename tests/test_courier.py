@@ -235,7 +235,7 @@ def undisturbed(tmp_path_factory, corpus) -> dict[str, str]:
 @pytest.fixture
 def elsewhere(tmp_path, corpus, monkeypatch):
     """Makes an engine on a store elsewhere: this machine's part of it stays from call to call."""
-    for module, name in [(courier, "_RETRY"), (work, "_ONE_TRY"), (engine, "_PATIENCE")]:
+    for module, name in [(courier, "_RETRY"), (work, "_ONE_TRY"), (engine, "PATIENCE")]:
         monkeypatch.setattr(module, name, 0.05)
     monkeypatch.setattr(courier, "AWAY_WITHIN", 0.5)
     monkeypatch.setattr(beat, "REMOTE_DEAD_AFTER", 1.0)

@@ -4,6 +4,7 @@ import importlib
 import os
 import random
 import signal
+import sys
 import time
 from dataclasses import replace
 
@@ -16,11 +17,12 @@ KILLS = 20
 SETTINGS = ("train.steps=40", "train.eval_every=20", "tokenizer.vocab_size=400")
 
 
-def start(store, corpus, dies_at: str = "") -> int:
+def start(store, corpus, dies_at: str = "", acts: int = 0) -> int:
     """A process that runs the whole pipeline: a fork, which has imported everything already.
 
     With ``dies_at`` it kills itself when all files of that stage are published and its result is
-    about to be appended: the last instant at which work can be lost.
+    about to be appended: the last instant at which work can be lost. With ``acts`` it does so
+    when it is about to do that many things to files.
     """
     child = os.fork()
     if child == 0:
@@ -28,6 +30,8 @@ def start(store, corpus, dies_at: str = "") -> int:
         try:
             if dies_at:
                 die_before_the_result_of(dies_at)
+            if acts:
+                die_after(acts)
             run(toy_engine(store, corpus, *SETTINGS), machine=replace(MACHINE, checkpoint_steps=3))
             code = 0
         finally:
@@ -52,6 +56,20 @@ def die_before_the_result_of(stage: str) -> None:
     module.run, Claim.append = run_it, append
 
 
+def die_after(acts: int) -> None:
+    """Opening, naming, linking, removing: whatever changes what others see goes with one."""
+    left = acts
+
+    def count(event: str, _):
+        nonlocal left
+        if event in ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+
+
 def test_killed_between_the_bytes_and_the_result_of_every_stage(tmp_path):
     import_stages()
     corpus = write_corpus(tmp_path / "text.txt")
@@ -73,6 +91,7 @@ def import_stages() -> None:
 
 
 def test_killed_at_random_moments(tmp_path):
+    """Moments of time, and moments between two acts: those do not depend on how busy it is here."""
     import_stages()
     seed = 20_260
     print(f"seed {seed}")
@@ -87,17 +106,17 @@ def test_killed_at_random_moments(tmp_path):
         store = tmp_path / f"store{stores}"
         stores += 1
         engine = toy_engine(store, corpus, *SETTINGS)
-        while True:
-            child = start(store, corpus)
-            time.sleep(draw.uniform(0, whole_run * 0.5))
-            os.kill(child, signal.SIGKILL)
+        while kills < KILLS:
+            acts = draw.randint(1, 150) if draw.random() < 0.7 else 0
+            child = start(store, corpus, acts=acts)
+            if not acts:
+                time.sleep(draw.uniform(0, whole_run * 0.5))
+                os.kill(child, signal.SIGKILL)
             if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
                 break  # it was faster
             kills += 1
             struck.add(next((p.stage.name for p in engine.plan() if p.result is None), "end"))
-            if kills >= KILLS:
-                assert os.waitpid(start(store, corpus), 0)[1] == 0
-                break
+        assert os.waitpid(start(store, corpus), 0)[1] == 0
         assert digests(engine) == expected, f"after {kills} kills, the last in {struck}"
     print(f"{kills} kills over {stores} runs, in the stages {sorted(struck)}")
     assert len(struck) >= 3
