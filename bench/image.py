@@ -1,6 +1,6 @@
 """How large is the image, layer by layer, and how long does a changed line take?
 
-    python -m bench.image            needs a Docker engine and a network
+    python bench/image.py           needs a Docker engine and a network
 
 The cpu variant is built and measured: once more with nothing changed, and five times with one line
 of the model changed, each followed by a container that prints the sizes. What the CUDA variants add
@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-
-from bench.common import save, spread
+from common import save, spread
 
 ROOT = Path(__file__).parents[1]
 SIMPLE = "https://pypi.org/simple/{}/"

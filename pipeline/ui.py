@@ -43,7 +43,8 @@ class Ui:
     def __init__(self, out: TextIO | None = None) -> None:
         self.out = out or sys.stdout
         self.started = self.printed = time.monotonic()
-        self.first = 0.0  # units that were done when this process began to count
+        self.first: float | None = 0.0  # units done when the rate begins; None: whatever is next
+        self.unit: str | None = None  # what is counted; None: whatever is next
 
     def say(self, text: str) -> None:
         print(text, file=self.out, flush=True)
@@ -55,13 +56,22 @@ class Ui:
         self.say(f"{stage.name}: {stage.summary}{resumed}")
         self._reset(step or 0)
 
-    def _reset(self, first: float = 0.0) -> None:
+    def _reset(self, first: float | None = 0.0) -> None:
         self.started = self.printed = time.monotonic()
-        self.first = first
+        self.first, self.unit = first, None
+
+    def _rate(self, done: float, unit: str) -> float:
+        """Units a second; counted anew when something else begins to be counted."""
+        now = time.monotonic()
+        if self.first is None or unit != (self.unit or unit):
+            self.started, self.first = now, done
+        self.unit = unit
+        return max(0.0, done - self.first) / max(now - self.started, 1e-9)
 
     def progress(
         self, stage: str, done: float, total: float | None, unit: str, shown: dict[str, str]
     ) -> None:
+        self._rate(done, unit)
         if time.monotonic() - self.printed >= _PLAIN_EVERY or (
             "bits per byte" in shown and done == total
         ):
@@ -70,7 +80,7 @@ class Ui:
 
     def line(self, done: float, total: float | None, unit: str, shown: dict[str, str]) -> str:
         """``400 of 1,200 steps, 5.1 steps/s, ETA 2:37, loss 3.1`` and so on."""
-        rate = (done - self.first) / max(time.monotonic() - self.started, 1e-9)
+        rate = self._rate(done, unit)
         if unit == "B":
             amount = human_bytes(done) + (f" of {human_bytes(total)}" if total else "")
             parts = [amount, f"{human_bytes(rate)}/s"]
@@ -98,12 +108,10 @@ class Ui:
             f"{stage}: {who} works on it since {owner.body['at']}; following it "
             "(Ctrl-C leaves it running)"
         )
-        self._reset(math.nan)
+        self._reset(None)  # the rate counts from where the other is when we come
 
     def other_progress(self, stage: str, progress: dict[str, Any]) -> None:
         if "done" in progress:
-            if math.isnan(self.first):  # the rate counts from where the other was when we came
-                self._reset(progress["done"])
             shown = {k: v for k, v in progress.items() if k not in ("done", "total", "unit")}
             self.progress(stage, progress["done"], progress["total"], progress["unit"], shown)
 
@@ -173,7 +181,7 @@ class LiveUi(Ui):
         self.live = Live(self.bar, transient=True, refresh_per_second=8)
         self.live.start()
 
-    def _reset(self, first: float = 0.0) -> None:
+    def _reset(self, first: float | None = 0.0) -> None:
         super()._reset(first)
         self.close()
 

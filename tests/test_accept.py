@@ -186,6 +186,72 @@ def test_what_somebody_works_on_is_left_alone(store, verb, monkeypatch):
     assert len(log.read(here, key).entries) == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "answer"),
+    [
+        (["model.width=32"], "model.width is 16 there and 32 here: these are tensors of another"),
+        (["model.context=32", "train.optimizer=adamw"], None),
+    ],
+)
+def test_a_result_of_another_shape_is_not_accepted(store, settings, answer):
+    words = [word for setting in settings for word in ("--set", setting)]
+    told = pipeline("accept", "train", "-y", "--because", "as good", *words, "--store", store)
+    assert told.code == (1 if answer else 0), told
+    assert (answer or "") in told.err
+    if answer:
+        of = f"the result of {key_of(store)[:12]} is of no use here (--as names another)"
+        assert of in told.err
+        assert states(store, *words)["train"] == "to run"
+
+
+def test_a_result_of_another_vocabulary_is_not_accepted(store):
+    words = ("--set", "tokenizer.vocab_size=269", "--store", store)
+    assert pipeline("run", "encode", *words, "--device", "cpu").code == 0
+    told = pipeline("accept", "train", "-y", "--because", "as good", *words)
+    assert told.code == 1 and "the tokenizer there is another than here" in told.err
+
+
+def test_what_was_accepted_can_be_taken_back(store, origin, change_code):
+    old, before = key_of(store), digests(origin)
+    change_code(*ATTENTION)
+    accept = ("accept", "train", "--store", store, "--because")
+    assert pipeline(*accept, "I know").code == 0
+    again = pipeline(*accept, "I know")
+    assert again.code == 1 and "(`pipeline accept --undo` takes it back)" in again.err
+    told = pipeline(*accept, "I was wrong", "--undo")
+    assert told.code == 0, told.err
+    assert told.out == f"train: the result of {old[:12]} does not count any more\n"
+    state = log.read(local_store(store), key_of(store))
+    assert state.result is None and state.owner is None and state.entries[-2].kind == "retire"
+    assert states(store)["train"] == "to run"
+    assert "I was wrong" in pipeline("log", "train", "--store", store).out
+    told = pipeline(*accept, "I was wrong", "--undo")
+    assert told.code == 1 and "train has no result that was accepted: there is" in told.err
+    assert pipeline("run", "--store", store, "--device", "cpu", *TOY[-8:]).code == 0
+    assert digests(toy_engine(store, origin.recipe.data.source)) == before
+
+
+def test_what_was_accepted_over_a_checkpoint_is_taken_back_with_it(store, corpus, change_code):
+    """Its bytes may have gone since: then nobody goes on from it."""
+    change_code(*ATTENTION)
+    engine = toy_engine(store, corpus)
+    stop_at(engine, 4)
+    kept = log.read(engine.store, key_of(store)).checkpoints
+    assert pipeline("accept", "train", "--because", "x", "--store", store).code == 0
+    engine.store.remove_blob(kept[-1].body["files"]["state.safetensors"]["digest"])
+    undo = ("accept", "train", "--undo", "--because", "y", "--store", store)
+    assert pipeline(*undo).code == 0
+    assert log.read(engine.store, key_of(store)).checkpoints == kept[:-1]
+    assert pipeline("verify", "--store", store).code == 0
+
+
+def test_a_result_that_was_made_cannot_be_taken_back(store):
+    told = pipeline("accept", "train", "--undo", "--because", "x", "--store", store)
+    assert told.code == 1 and "has no result that was accepted" in told.err
+    told = pipeline("accept", "train", "--undo", "--because", "x", "--as", "123456")
+    assert told.code == 2 and "no --as" in told.err
+
+
 # adopt
 
 STEPS = "train.steps=40"

@@ -170,6 +170,22 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(tmp_path, corpus):
     assert "encode" not in told.out and not (tmp_path / "s").exists()
 
 
+def test_a_dry_run_as_json(finished, corpus):
+    words = ["--data", corpus, *TOY_RECIPE, "--set", "train.warmup=3"]
+    told = pipeline("run", "evaluate", "-n", "--json", "--store", finished, *words)
+    assert told.code == 0 and told.err == ""
+    found = json.loads(told.out)
+    assert found["dry_run"] and found["store"] == str(finished)
+    assert list(found["stages"]) == STAGES[:5]
+    train = found["stages"]["train"]
+    assert train["state"] == "to run" and len(train["key"]) == 64
+    assert "  train.warmup 2 -> 3" in train["why"]
+    assert found["stages"]["evaluate"]["why"] == [
+        "evaluate: waiting for train, encode, whose result decides its key"
+    ]
+    assert found["stages"]["prepare"]["state"] == "done"
+
+
 def test_explain_names_what_differs(finished, corpus):
     words = ["--data", corpus, *TOY_RECIPE, "--set", "train.warmup=3"]
     told = pipeline("explain", "train", "--store", finished, *words)

@@ -1,6 +1,7 @@
 """What the dead left behind, apart from blobs, goes when it is old enough."""
 
 import os
+import shutil
 
 import pytest
 from stores import (
@@ -81,6 +82,35 @@ def test_what_the_dead_left_on_this_disk_goes_when_it_is_old(store):
     assert sum(item.size for item in gone if item.what != "temporary file") == 8
     assert store.disk.names("tmp") == store.disk.names("damaged") == []
     assert store.disk.names("part") == [f"{KEY}.lock"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
+@pytest.mark.parametrize("days", [0.01, 400])
+def test_temporary_files_stay_as_long_as_their_process_lives(store, days):
+    """However old they are, and however short the grace. After that the grace alone decides."""
+    with store.scratch() as scratch:
+        (scratch / "half").write_bytes(b"half")
+        assert not [i for i in survey(store, at(store, days), 0.0).rest if "tmp/" in i.name]
+    with store.scratch() as scratch:
+        (scratch / "half").write_bytes(b"half")
+        shutil.copytree(scratch, scratch.with_name("1-dead"))  # its lock is held by nobody
+        survey(store, at(store, days), 0.0)
+        assert [item.name for item in collect(store, survey(store, at(store, days), 0.0))] == [
+            "tmp/1-dead"
+        ]
+        assert (scratch / "half").exists()
+
+
+def test_temporary_files_of_which_nobody_can_tell_stay_for_a_day(store):
+    store.disk.replace("tmp/1-old/half", b"half")
+    assert not survey(store, at(store, 0.9), 0.0).rest
+    assert [item.name for item in survey(store, at(store, 1.1), 0.0).rest] == ["tmp/1-old"]
+
+
+def test_a_lock_that_is_about_to_be_taken_counts(store):
+    store.disk.replace("tmp/1-young/.held", b"")
+    assert not survey(store, at(store, 0), 0.0).rest
+    assert [item.name for item in survey(store, at(store, 0.01), 0.0).rest] == ["tmp/1-young"]
 
 
 def test_a_part_that_is_being_fetched_stays(store):

@@ -15,10 +15,11 @@ from commands import TOY, TOY_RECIPE, pipeline, start
 from pipelines import digests, write_corpus
 from servers import Answer, forwarded, make_bucket, s3_environment, s3_server, web
 
-from pipeline import recipe
+from pipeline import recipe, ui
 from pipeline.engine import beat, courier, log, work
 from pipeline.engine.engine import Engine
 from pipeline.store.places import open_store
+from pipeline.store.storage import blob_name
 
 STEPS = ("--set", "train.steps=400", "--set", "train.eval_every=100")
 SLOW = (*TOY, *STEPS)  # long enough to be interrupted
@@ -49,8 +50,8 @@ def expected(tmp_path_factory):
     return text, digests(engine_on(folder / "store", text))
 
 
-def engine_on(store: object, text: Path) -> Engine:
-    words = [*TOY_RECIPE, *STEPS]
+def engine_on(store: object, text: Path, steps: tuple[str, ...] = STEPS) -> Engine:
+    words = [*TOY_RECIPE, *steps]
     chosen = recipe.load("tiny", data=str(text), settings=tuple(words[1::2]))
     return Engine(open_store(str(store)), chosen)
 
@@ -243,3 +244,52 @@ def test_a_full_disk_in_front_of_the_store(s3, small_cache, expected, tmp_path, 
     (small_cache / "full").unlink()
     told = pipeline("run", "encode", "--store", s3, "--data", text, *SLOW)
     assert told.code == 0, told.err
+
+
+def test_whoever_follows_takes_over_before_the_first_progress(s3, expected, tmp_path, monkeypatch):
+    """The owner dies with a beat that says nothing; what its successor fetches can be counted."""
+    text, _ = expected
+    told = pipeline("run", "encode", "--store", s3, "--data", text, *TOY)
+    assert told.code == 0, told.err
+    store = open_store(s3)
+    plan = engine_on(s3, text, ()).plan()
+    key = next(item.key for item in plan if item.stage.name == "train")
+    dead = beat.Beat(store, key)
+    dead._write()
+    log.Claim.take(store, key, log.read(store, key), dead.owner, {})
+    monkeypatch.setenv("IGNITE_CACHE", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(beat, "REMOTE_DEAD_AFTER", 1.0)
+    monkeypatch.setattr(ui, "_PLAIN_EVERY", 0.0)
+    told = pipeline("run", "--store", s3, "--data", text, *TOY)
+    assert told.code == 0, told.err
+    assert f"train: {dead.owner} works on it since" in told.out and "doing fetching" in told.out
+
+
+def lost(engine: Engine, stage: str) -> list[str]:
+    """Let the store lose the files of a result; their digests."""
+    result = next(item.result for item in engine.plan() if item.stage.name == stage)
+    for blob in result.digests:
+        engine.store.records.remove(blob_name(blob))
+    return list(result.digests)
+
+
+def test_what_the_store_lost_is_sent_again_from_the_cache(s3, expected, tmp_path):
+    words = ("run", "--store", s3, "--data", expected[0], *TOY)
+    assert pipeline(*words).code == 0
+    engine = engine_on(s3, expected[0], ())
+    whole, gone = digests(engine), lost(engine, "train")
+    told = pipeline(*words)
+    assert told.code == 0 and "nothing to do" in told.out, told.err
+    count = len(gone)
+    assert f"train: {count} files of its result are missing from {s3}; {count} of them" in told.out
+    assert "retire" not in [entry.kind for entry in train_log(engine).entries]
+
+    gone = lost(engine, "train")  # and a copy that is rotten does not go
+    rotten = next((tmp_path / "cache").glob(f"*/{blob_name(gone[0])}"))
+    rotten.chmod(0o644)
+    rotten.write_bytes(b"rotten" * 100)
+    told = pipeline(*words)
+    assert told.code == 0 and "train: find the weights" in told.out, told.err
+    assert f"; {count - 1} of them are sent again" in told.out
+    assert [entry.kind for entry in train_log(engine).entries].count("retire") == 1
+    assert digests(engine_on(s3, expected[0], ())) == whole

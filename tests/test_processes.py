@@ -76,7 +76,7 @@ def interrupted(number: int, step: int, engine: Engine, words: list) -> tuple[st
 
 
 def test_signals_cost_no_step(tmp_path, corpus):
-    store, other, steps = tmp_path / "store", tmp_path / "other", "train.steps=400"
+    store, other, steps = tmp_path / "store", tmp_path / "other", "train.steps=1500"
     words = ["--data", corpus, *TOY, "--set", steps, "--checkpoint-steps", "20"]
     engine = toy_engine(store, corpus, steps)
     for number, step in ((signal.SIGINT, 20), (signal.SIGTERM, 120)):

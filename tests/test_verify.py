@@ -112,10 +112,34 @@ def test_an_entry_that_says_a_wrong_size(engine):
 
 def test_a_damaged_entry_is_named_with_its_position(engine):
     encode = planned(engine, "encode")
+    name = log.entry_name(encode.key, encode.result.position)
+    overwrite(engine.store.root / name, b"{")
+    found = told(engine.store)
+    (problem,) = found["problems"]
+    assert (problem["kind"], problem["name"]) == ("entry", name)
+    assert found["unneeded"] == 0 and "`pipeline pull`" in problem["said"]
+
+
+def test_a_damaged_entry_of_a_key_with_a_result_is_harmless(engine):
+    encode = planned(engine, "encode")
     name = log.entry_name(encode.key, 0)
     overwrite(engine.store.root / name, b"{")
-    (problem,) = told(engine.store)["problems"]
-    assert (problem["kind"], problem["name"]) == ("entry", name)
+    found = told(engine.store)
+    assert found["problems"] == [] and [each["name"] for each in found["harmless"]] == [name]
+    said = pipeline("verify", "--store", engine.store.root)
+    assert said.code == 0 and said.err.startswith("note: ") and "nothing hangs on it" in said.err
+    assert "every blob matches" in said.out
+
+
+def test_running_again_heals_what_a_damaged_entry_said(engine):
+    """As verify says; and by then gc may free what only that entry named."""
+    encode = planned(engine, "encode")
+    blobs = {path.name for path in engine.store.root.glob("blob/*/*")}
+    overwrite(engine.store.root / log.entry_name(encode.key, encode.result.position), b"{")
+    assert pipeline("verify", "--store", engine.store.root).code == 1
+    run(toy_engine(engine.store.root, engine.recipe.data.source), "encode")
+    assert pipeline("verify", "--store", engine.store.root).code == 0
+    assert {path.name for path in engine.store.root.glob("blob/*/*")} == blobs
 
 
 def test_a_gap_is_named_and_a_run_fills_it(engine):

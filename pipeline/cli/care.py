@@ -11,17 +11,20 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import store_option
+from pipeline.cli.options import empty, open_store, store_option
 from pipeline.cli.show import table
+from pipeline.engine import log
 from pipeline.engine.clocks import Clocks, read_clocks
 from pipeline.engine.engine import Engine
 from pipeline.engine.gc import Survey, collect, survey
 from pipeline.engine.leftovers import Item
+from pipeline.engine.needed import Unreadable, all_blobs, unreadable
 from pipeline.engine.remembered import latest
+from pipeline.engine.settle import settle
 from pipeline.engine.superseded import Superseded, give_up, superseded
 from pipeline.errors import StoreError
 from pipeline.machine import duration
-from pipeline.store.places import open_store, trust
+from pipeline.store.places import trust
 from pipeline.store.store import Store
 from pipeline.ui import Ui, choose, human_bytes, human_seconds
 
@@ -54,6 +57,12 @@ class Shown:
     is_flag=True,
     help="Give up results and checkpoints, too, that the last run's recipe does without.",
 )
+@click.option(
+    "--despite-damage",
+    "despite",
+    is_flag=True,
+    help="Give up what log entries that cannot be read may have named.",
+)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option(
     "--grace",
@@ -62,12 +71,21 @@ class Shown:
     help="How long a blob must have been marked. 0s only if nobody else uses the store now.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def gc(store: str, dry_run: bool, outdated: bool, yes: bool, grace: str, as_json: bool) -> None:
+def gc(
+    store: str,
+    dry_run: bool,
+    outdated: bool,
+    despite: bool,
+    yes: bool,
+    grace: str,
+    as_json: bool,
+) -> None:
     """Free what nothing can need any more.
 
     What nothing needs now is marked; a later gc, after the time of grace, deletes what was marked
     and is unneeded still. In between, work that reuses it may come to light. Results stay, and so
-    do the newest checkpoints of what is unfinished, unless --superseded gives them up.
+    do the newest checkpoints of what is unfinished, unless --superseded gives them up. While a log
+    entry cannot be read, all stays that it may have named.
 
     \b
     pipeline gc -n
@@ -77,26 +95,71 @@ def gc(store: str, dry_run: bool, outdated: bool, yes: bool, grace: str, as_json
         seconds = duration(grace)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    opened, shown = open_store(store), Shown("gc", as_json)
+    opened, shown = _opened(store), Shown("gc", as_json)
     old = _outdated(opened, shown.ui) if outdated else []
-    looking = dry_run or not (opened.remote or opened.root.exists())
+    damage = _damage(opened)
     try:
-        if looking:  # a guess: writing is what it would take to read the store's clock
+        if dry_run:  # a guess: writing is what it would take to read the store's clock
             clocks, without = Clocks(time.time(), time.time()), {each.key for each in old}
+            without |= {each.name for each in damage if despite}
             found = survey(opened, clocks, seconds, without, shown.progress)
             gone = [*found.blobs, *found.rest]
         else:
             old = _give_up(opened, old, yes, shown.ui)
+            if despite:
+                damage = _settle(opened, damage, yes, shown.ui)
             found = survey(opened, read_clocks(opened), seconds, progress=shown.progress)
             gone = collect(opened, found, shown.progress)
     finally:
         shown.ui.close()
+    for each in damage:
+        click.echo(_said(opened, each, despite and dry_run), err=True)
     if as_json:
-        click.echo(json.dumps({"store": opened.place, **_as_json(looking, gone, found, old)}))
+        told = _as_json(dry_run, gone, found, old)
+        told["unreadable"] = [each.name for each in damage]
+        click.echo(json.dumps({"store": opened.place, **told}))
         return
-    if looking and (rows := _rows(found, old)):
+    if dry_run and (rows := _rows(found, old)):
         click.echo(table(("what", "name", "size", "when"), rows))
-    click.echo(_totals(looking, gone, found))
+    click.echo(_totals(dry_run, gone, found))
+
+
+def _opened(place: str) -> Store:
+    """The store. Raises StoreError if nothing is there: a slip must not look like a clean store."""
+    store = open_store(place)
+    if not log.keys(store) and not all_blobs(store):
+        raise StoreError(empty(store))
+    return store
+
+
+def _damage(store: Store) -> list[Unreadable]:
+    return [each for each in unreadable(store, log.keys(store)) if not each.settled]
+
+
+def _said(store: Store, found: Unreadable, goes: bool) -> str:
+    what = f"{store.place}/{found.name} of {found.stage} cannot be read"
+    if goes:
+        return f"{what}: what it may have named would be given up"
+    return (
+        f"{what}, so all blobs stay that no other entry names: put it back from a copy of the "
+        "store, or `pipeline pull` from one, or let `pipeline run` make its result again. Or give "
+        "them up: `pipeline gc --despite-damage`"
+    )
+
+
+def _settle(store: Store, damage: list[Unreadable], yes: bool, ui: Ui) -> list[Unreadable]:
+    """Take them back, if the user says so; those that are left."""
+    if not damage:
+        return []
+    if not yes:
+        for each in damage:
+            ui.say(f"{each.name} of {each.stage} cannot be read")
+        click.confirm("Give up for good what they may have named?", abort=True, err=True)
+    trust(store)
+    for key, stage in {each.key: each.stage for each in damage}.items():
+        if not settle(store, key, ui.note):
+            ui.note(f"{stage} (key {key[:12]}): somebody works on it now, so it stays")
+    return _damage(store)
 
 
 def _outdated(store: Store, ui: Ui) -> list[Superseded]:
@@ -208,7 +271,7 @@ def verify(store: str, quick: bool, as_json: bool) -> None:
     """
     from pipeline.engine import verify as walk
 
-    opened, shown = open_store(store), Shown("verify", as_json)
+    opened, shown = _opened(store), Shown("verify", as_json)
     try:
         verdict = walk.verify(opened, quick, shown.progress)
     finally:
@@ -218,6 +281,8 @@ def verify(store: str, quick: bool, as_json: bool) -> None:
     else:
         for problem in verdict.problems:
             click.echo(problem.said, err=True)
+        for harmless in verdict.harmless:
+            click.echo(f"note: {harmless.said}", err=True)
         seen = f"{verdict.blobs:,} blobs, {human_bytes(verdict.size)}, {verdict.keys:,} keys"
         if verdict.problems:
             click.echo(f"{seen}: {len(verdict.problems):,} to mend")

@@ -1,18 +1,21 @@
 """The options that verbs share, and what they ask for: an engine and a machine."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline import recipe
+from pipeline.engine import log
 from pipeline.engine.engine import Engine
 from pipeline.engine.remembered import latest
 from pipeline.errors import StoreError
 from pipeline.machine import Machine, duration
 from pipeline.stages import STAGES
-from pipeline.store.places import guest, open_store
+from pipeline.store import places
+from pipeline.store.store import Store
 
 NAMES = [stage.name for stage in STAGES]
 
@@ -109,6 +112,43 @@ def machine_options(command: Callable) -> Callable:
     return command
 
 
+def open_store(place: str) -> Store:
+    """The store that --store names. Raises UsageError for words by which none can be meant."""
+    with _usage("--store"):
+        places.check(place)
+        return places.open_store(place)
+
+
+def open_guest(place: str, name: str, *, writing: bool = False) -> Store:
+    """A place beside the store, that the argument ``name`` names. Raises the same."""
+    with _usage(name):
+        places.check(place, writing=writing)
+        return places.guest(place)
+
+
+@contextlib.contextmanager
+def _usage(name: str) -> Iterator[None]:
+    try:
+        yield
+    except StoreError as error:
+        raise click.UsageError(f"{name}: {error}") from error
+
+
+def empty(store: Store) -> str:
+    """What to say of a place where nothing is."""
+    return f"there is nothing in {store.place}: no stage has ever run there"
+
+
+def _upstream(place: str) -> Store:
+    """A store to take results from; says so if there are none."""
+    store = open_guest(place, "--from")
+    if store.remote is None and not store.root.is_dir():
+        raise click.UsageError(f"--from: there is no directory {place}")
+    if not log.keys(store):
+        click.echo(f"note: --from: {empty(store)}", err=True)
+    return store
+
+
 def make_engine(
     size: str | None,
     file: Path | None,
@@ -136,7 +176,7 @@ def make_engine(
         raise
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    return Engine(opened, chosen, tuple(guest(place) for place in upstreams))
+    return Engine(opened, chosen, tuple(_upstream(place) for place in upstreams))
 
 
 def make_machine(

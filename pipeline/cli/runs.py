@@ -44,7 +44,7 @@ def run(stage: str, dry_run: bool, as_json: bool, **options: Any) -> None:
     """
     engine, machine = engine_and_machine(options)
     if dry_run:
-        _dry_run(engine, stage)
+        _dry_run(engine, stage, as_json)
         return
     from pipeline import ui as user_interface
 
@@ -69,11 +69,21 @@ def run(stage: str, dry_run: bool, as_json: bool, **options: Any) -> None:
     ui.say("\n" + show.summary(engine, report))
 
 
-def _dry_run(engine: Engine, upto: str) -> None:
-    for planned in engine.plan():
-        click.echo("\n".join(show.explain(engine, planned, show.other_logs(engine, planned))))
-        if planned.stage.name == upto:
-            break
+def _dry_run(engine: Engine, upto: str, as_json: bool) -> None:
+    plan = engine.plan()
+    plan = plan[: 1 + [planned.stage.name for planned in plan].index(upto)]
+    why = {
+        planned.stage.name: show.explain(engine, planned, show.other_logs(engine, planned))
+        for planned in plan
+    }
+    if as_json:
+        told = show.status(engine, plan)
+        for name, lines in why.items():
+            told["stages"][name]["why"] = lines
+        click.echo(json.dumps({"dry_run": True, **told}))
+        return
+    for lines in why.values():
+        click.echo("\n".join(lines))
 
 
 @click.command()

@@ -11,14 +11,22 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import NAMES, make_engine, recipe_options, store_option
+from pipeline.cli.options import (
+    NAMES,
+    empty,
+    make_engine,
+    open_guest,
+    open_store,
+    recipe_options,
+    store_option,
+)
 from pipeline.cli.process import EXIT_INTERRUPTED, stop_on_signals
 from pipeline.engine import inherit, log
 from pipeline.engine.beat import me
 from pipeline.engine.remembered import LATEST
 from pipeline.engine.transfer import Parcel, Skipped, copy_records, deliver, obstacle, pack
 from pipeline.errors import Interrupted
-from pipeline.store.places import guest, open_store, trust
+from pipeline.store.places import trust
 from pipeline.store.store import PATIENCE, Store
 from pipeline.ui import Ui, choose, human_bytes, while_away
 
@@ -67,8 +75,8 @@ def push(place: str, store: str, dry_run: bool, as_json: bool) -> None:
     pipeline push hf://buckets/me/runs --store s3://bucket/runs
     pipeline push /media/usb/runs -n
     """
-    target = open_store(place) if dry_run else writable(place)
-    _transfer("push", open_store(store), target, dry_run, as_json)
+    source, target = open_store(store), open_guest(place, "PLACE", writing=True)
+    _transfer("push", source, target if dry_run else writable(target), dry_run, as_json)
 
 
 @click.command()
@@ -83,13 +91,12 @@ def pull(place: str, store: str, dry_run: bool, as_json: bool) -> None:
     pipeline pull s3://bucket/runs
     pipeline pull sftp://host/runs --store /data/artifacts
     """
-    target = open_store(store) if dry_run else trust(open_store(store))
-    _transfer("pull", guest(place), target, dry_run, as_json)
+    source, target = open_guest(place, "PLACE"), open_store(store)
+    _transfer("pull", source, target if dry_run else trust(target), dry_run, as_json)
 
 
-def writable(place: str) -> Store:
+def writable(store: Store) -> Store:
     """A place to push to: as a mirror, where names cannot be created exclusively."""
-    store = guest(place)
     if store.remote is None:
         store.exclusive = _has_links(store)
         return store
@@ -135,7 +142,7 @@ def _carried(source: Store, target: Store, carrying: Carrying, dry_run: bool) ->
     """Carry all that there is to carry, or only look; says what that was, as JSON values."""
     keys = log.keys(source)
     if not keys:
-        raise ValueError(f"there is nothing in {source.place}: no stage has ever run there")
+        raise ValueError(empty(source))
     parcels, skipped = _planned(source, target, keys, carrying)
     if not dry_run:
         carrying.total = sum(_sizes(parcels).values())
@@ -225,13 +232,16 @@ def _prefix(_: click.Context, __: click.Parameter, given: str | None) -> str | N
 
 @click.command()
 @click.argument("stage", type=click.Choice(NAMES))
-@click.option("--because", required=True, help="Why the result is still valid; it is recorded.")
+@click.option("--because", required=True, help="Why the result is (not) valid; it is recorded.")
 @click.option(
     "--as", "key", metavar="KEY", callback=_prefix, help="Whose result; its first digits."
 )
+@click.option("--undo", is_flag=True, help="Take back what was accepted; STAGE is to run again.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @recipe_options
-def accept(stage: str, because: str, key: str | None, yes: bool, **options: Any) -> None:
+def accept(
+    stage: str, because: str, key: str | None, undo: bool, yes: bool, **options: Any
+) -> None:
     """Say that STAGE's earlier result is still valid though its key has changed.
 
     For a change of code that changes no result. Without --as it is the result of the nearest
@@ -240,10 +250,18 @@ def accept(stage: str, because: str, key: str | None, yes: bool, **options: Any)
     \b
     pipeline accept tokenizer --because "renamed a function"
     pipeline accept train --as 3f9a1c20 --because "only a message changed"
+    pipeline accept train --undo --because "it was more than a message"
     """
     if not because.strip():
         raise click.UsageError("--because is empty: say why the result is still valid")
+    if undo and key:
+        raise click.UsageError("--undo takes back what was accepted, whosever it was: no --as")
     engine = make_engine(**options)
+    if undo:
+        trust(engine.store)
+        old_key = inherit.undo(engine, stage, because.strip())
+        click.echo(f"{stage}: the result of {old_key[:12]} does not count any more")
+        return
     planned = inherit.open_stage(engine, stage, click.echo)
     old = inherit.acceptable(engine, planned, key)
     _show_differences(old, planned)

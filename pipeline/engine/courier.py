@@ -4,7 +4,7 @@ One is on its way at a time, and one may wait behind it; a newer one takes the w
 So a slow network costs how often a checkpoint arrives and nothing else, and a store that is away
 costs a line on the screen: the newest is kept on this machine's disk, whole, and this machine can
 go on from it whatever happens to the network. (A process that is killed loses the one that waits
-behind another.)
+behind another.) A process that is asked to stop goes on sending as long as something moves.
 
 Cost: the disk holds up to two checkpoints more than the store keeps.
 """
@@ -57,6 +57,16 @@ def read_unsent(store: Store, key: str) -> dict[str, Any] | None:
     return None
 
 
+def attend(store: Store, note: Callable[[str], None], stopping: Callable[[], bool]) -> None:
+    """Let ``note`` tell of a place that is silent. Once ``stopping()`` is true it is waited for as
+    long as the courier waits at the end, whoever asks it for whatever."""
+    if store.remote is not None:
+        from pipeline.store.remote import Remote  # which a directory need not load
+
+        if isinstance(store.remote, Remote):
+            store.remote.attend(note, stopping, AWAY_WITHIN)
+
+
 class Courier:
     """Carries checkpoints with ``carry``, which raises StoreAway if it should be tried again.
 
@@ -68,10 +78,11 @@ class Courier:
         self._changed = threading.Condition()
         self._waiting: Checkpoint | None = None
         self._carried: Checkpoint | None = None
-        self._away = self._cancelled = False
+        self._away = self._ending = self._cancelled = False
         self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
         self.sent = 0  # bytes of the one on its way
+        self._moved = 0.0  # when the last of them went
 
     def submit(self, checkpoint: Checkpoint) -> None:
         """Carry this one next, in place of any that waits. Raises what ``check`` does."""
@@ -93,6 +104,8 @@ class Courier:
     def report(self, count: int) -> None:
         """Told the bytes that went out; raises Cancelled if the rest is not wanted."""
         self.sent += count
+        if count > 0:
+            self._moved = time.monotonic()
         if self._cancelled:
             raise Cancelled
 
@@ -101,10 +114,13 @@ class Courier:
 
         ``shown(step, bytes sent)`` is called several times a second and may raise to end the wait.
         """
-        start = time.monotonic()
+        start = self._moved = time.monotonic()
+        self._ending = True
         with self._changed:
             while (last := self._waiting or self._carried) and self._failure is None:
-                if time.monotonic() - start > (AWAY_WITHIN if self._away else SEND_WITHIN):
+                now = time.monotonic()
+                given_up = self._away and now - self._moved > AWAY_WITHIN
+                if given_up or now - start > SEND_WITHIN:
                     return last.step
                 shown(last.step, self.sent)
                 self._changed.wait(0.2)
@@ -155,7 +171,7 @@ class Courier:
         with self._changed:
             first, self._away = not self._away, True
             self._waiting = self._waiting or checkpoint
-        if first:
+        if first and not self._ending:
             self._note(f"{error}. Training goes on; checkpoints wait on this machine")
         with self._changed:
             if not self._cancelled:

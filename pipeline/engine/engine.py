@@ -15,9 +15,10 @@ from typing import Any
 from pipeline.data import sources
 from pipeline.engine import code, keys, log, remembered
 from pipeline.engine.beat import Watch, me
+from pipeline.engine.courier import attend
 from pipeline.engine.log import Entry, State
 from pipeline.engine.transfer import bring
-from pipeline.engine.work import Session, Work
+from pipeline.engine.work import Session, Work, resend
 from pipeline.errors import Interrupted, Lost
 from pipeline.machine import Machine
 from pipeline.memo import Memo
@@ -125,6 +126,8 @@ class Engine:
         Raises Interrupted when ``stopping()`` becomes true, ValueError for what the user can mend.
         """
         waiting = while_away(ui, stopping)
+        for each in (self.store, *self.upstreams):
+            attend(each, ui.note, stopping)
         self.store = self.store.patient(PATIENCE, waiting)
         self.upstreams = tuple(each.patient(PATIENCE, waiting) for each in self.upstreams)
         done: dict[str, Planned] = {}
@@ -136,7 +139,7 @@ class Engine:
             remembered.remember(self.store, self.recipe)
             ran = False
             if planned.result is None or planned.origin is not None:
-                planned, ran = self._bring_about(planned, done, Session(machine, ui, stopping))
+                planned, ran = self._bring_about(planned, Session(machine, ui, stopping))
             done[stage.name] = planned
             report.append((planned, ran, time.monotonic() - start))
             ui.stage_done(planned, ran)
@@ -145,9 +148,7 @@ class Engine:
         self.memo.save()
         return report
 
-    def _bring_about(
-        self, planned: Planned, done: dict[str, Planned], session: Session
-    ) -> tuple[Planned, bool]:
+    def _bring_about(self, planned: Planned, session: Session) -> tuple[Planned, bool]:
         """Run the stage here, or wait for whoever runs it; says which."""
         self.store.disk.sweep()
         ran = False
@@ -155,6 +156,8 @@ class Engine:
             planned = self._look(planned)
             if planned.result is not None:
                 return planned, ran
+            if resend(self.store, planned.stage, planned.missing, session):
+                continue
             assert planned.state is not None
             if planned.state.owner is not None:
                 moved_on = self._follow(planned, session)
@@ -162,7 +165,7 @@ class Engine:
                     continue
             try:
                 if not self._bring(planned, session):
-                    self._work(planned, done, session)
+                    self._work(planned, session)
                     ran = True
             except Lost:
                 session.ui.note(f"{planned.stage.name}: another process works on this stage now")
@@ -196,24 +199,15 @@ class Engine:
                 seen = len(state.entries)  # a checkpoint
         return False
 
-    def _work(self, planned: Planned, done: dict[str, Planned], session: Session) -> None:
+    def _work(self, planned: Planned, session: Session) -> None:
         """Run the stage here on the files of earlier ones. Raises Lost if others were faster."""
-        assert planned.key is not None and planned.state is not None
-        stage = planned.stage
+        assert planned.record is not None and planned.key is not None and planned.state is not None
+        stage, digests = planned.stage, planned.record["inputs"]
         work = Work(self.store, stage, planned.key, planned.state, session)
         report = session.counting(stage)
-
-        def fetch(name: str) -> Path:
-            upstream, file = name.split("/")
-            result = done[upstream].result
-            assert result is not None
-            return self.store.blob(result.body["files"][file]["digest"], report)
-
-        paths = self.store.side_by_side(fetch, stage.inputs)
-        work.run(
-            self.recipe,
-            planned.record,
-            dict(zip(stage.inputs, paths)),
-            source=self.source(True) if stage.source else None,
-            missing=planned.missing,
+        paths = self.store.side_by_side(
+            lambda name: self.store.blob(digests[name], report), stage.inputs
         )
+        inputs = dict(zip(stage.inputs, paths))
+        source = self.source(True) if stage.source else None
+        work.run(self.recipe, planned.record, inputs, source, planned.missing)

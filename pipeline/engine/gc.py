@@ -106,7 +106,7 @@ def survey(
         blobs=tuple(now),
         rest=(
             *leftovers.in_store(store, clocks.store - grace),
-            *leftovers.on_disk(store, clocks.disk - grace, needed),
+            *leftovers.on_disk(store, clocks.disk, grace, needed),
         ),
         later=tuple(later),
         waiting=tuple(waiting),

@@ -3,7 +3,7 @@
 A key changes with every setting, input and line of code that may decide a result. Two things no
 program can know: that a change of code left a result valid (``accept``), and that training may go
 on under other settings from where it was (``adopt``). Both are entries in the log of the new key
-that say from which key, by whom and when:
+that say from which key, by whom and when. What was accepted can be taken back (``undo``):
 
     {"kind": "same", "as": <key>, "because": "...", "files": {...}, "metrics": {...}, ...}
     {"kind": "adopt", "from": <key>, "step": 4000, "files": {...}, ...}
@@ -20,6 +20,7 @@ from pipeline.engine.beat import machine_id, me
 from pipeline.engine.engine import Engine, Planned
 from pipeline.engine.log import Claim, Entry, State
 from pipeline.engine.remembered import remember
+from pipeline.engine.settle import without_bytes
 from pipeline.engine.transfer import carry, worked_on
 from pipeline.errors import Lost
 from pipeline.store.storage import Report
@@ -61,7 +62,9 @@ def open_stage(engine: Engine, name: str, note: Callable[[str], None]) -> Planne
             "`pipeline run` or `pipeline accept`"
         )
     if planned.result is not None:
-        raise ValueError(f"{name} has its result: there is nothing to do")
+        taken_back = planned.result.kind == "same" and planned.origin is None
+        advice = " (`pipeline accept --undo` takes it back)" if taken_back else ""
+        raise ValueError(f"{name} has its result: there is nothing to do{advice}")
     if planned.missing:
         raise ValueError(
             f"{name} has a result whose blob {planned.missing[0][:12]} is missing: `pipeline pull` "
@@ -113,6 +116,8 @@ def acceptable(engine: Engine, planned: Planned, prefix: str | None) -> Old:
         candidates = [chosen(candidates, prefix, planned)]
     for old in candidates:
         if old.state.result is not None and not store.missing(old.state.result.digests):
+            of = f"the result of {old.key[:12]} is of no use here (--as names another)"
+            _check_shape(old, planned, (store,), of)
             return old
     of = f"{candidates[0].shown} has no" if prefix is not None else "no earlier key has a"
     raise ValueError(
@@ -133,6 +138,21 @@ def accept(engine: Engine, planned: Planned, old: Old, because: str) -> Entry:
     assert result is not None
     copied = {name: result.body[name] for name in ("files", "metrics", "seconds")}
     return _inherit(engine, planned, [("same", {"as": old.key, "because": because, **copied})])
+
+
+def undo(engine: Engine, name: str, because: str) -> str:
+    """Take back the result of another key that was accepted; returns that key.
+
+    With it go the checkpoints of the stage's own whose bytes are gone by now.
+    """
+    planned = next(item for item in engine.plan() if item.stage.name == name)
+    result = planned.state.result if planned.state else None
+    if result is None or result.kind != "same" or planned.origin is not None:
+        raise ValueError(f"{name} has no result that was accepted: there is nothing to take back")
+    assert planned.state is not None
+    positions = [result.position, *without_bytes(engine.store, planned.state)]
+    _inherit(engine, planned, [("retire", {"positions": positions, "why": because})])
+    return result.body["as"]
 
 
 # adopt
@@ -161,27 +181,28 @@ def adoptable(
     whole = [entry for entry in newest if not old.store.missing(entry.digests)]
     if not whole:
         raise ValueError(f"{old.shown} has no checkpoint with all its bytes in {old.store.place}")
-    _check_shape(old, planned, stores)
+    _check_shape(old, planned, stores, "training cannot go on from them")
     _check_steps(planned, whole[-1].body["step"])
     return old, whole
 
 
-def _check_shape(old: Old, planned: Planned, stores: tuple[Store, ...]) -> None:
+def _check_shape(old: Old, planned: Planned, stores: tuple[Store, ...], so: str) -> None:
     before, after = (old.state.record or {}), (planned.record or {})
     was, now = before["recipe"], after["recipe"]
     for name in sorted(was.keys() & now.keys()):
         section, _, field = name.partition(".")
-        shapes = (section == "model" and field not in _SAME_SHAPE) or name == "train.optimizer"
+        shapes = section == "model" and field not in _SAME_SHAPE
+        if old.state.result is None:  # a checkpoint holds the optimizer's tensors, too
+            shapes = shapes or name == "train.optimizer"
         if shapes and was[name] != now[name]:
             raise ValueError(
                 f"{name} is {was[name]} there and {now[name]} here: these are tensors of another "
-                "shape or meaning, and training cannot go on from them"
+                f"shape or meaning, and {so}"
             )
     vocabularies = {_vocabulary(record["inputs"], stores) for record in (before, after)} - {None}
     if len(vocabularies) == 2:
         raise ValueError(
-            "the tokenizer there is another than here: its tokens mean other text, and training "
-            "cannot go on from what was learned about them"
+            f"the tokenizer there is another than here: its tokens mean other text, and {so}"
         )
 
 
@@ -247,6 +268,6 @@ def _inherit(engine: Engine, planned: Planned, entries: list[tuple[str, dict[str
         raise ValueError(
             f"another process began to work on {planned.stage.name} just now: stop that first"
         ) from None
-    if entry.kind == "adopt":
-        claim.release("adopted")
+    if entry.kind != "same":  # that ends the work by itself
+        claim.release("adopted" if entry.kind == "adopt" else "taken back")
     return entry

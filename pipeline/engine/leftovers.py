@@ -4,7 +4,9 @@ On this machine's disk also what a store elsewhere does without: copies of its b
 checkpoints that waited to be sent until somebody else had the result.
 
 All of it is judged by age: each thing by the clock of the place where it lies, which the caller has
-read (gc.py), so that no two clocks are compared.
+read (gc.py), so that no two clocks are compared. Temporary files are in use for as long as a stage
+takes: those of a process that lives stay, whatever their age, and those of which nobody can tell
+must be a day old.
 """
 
 import shutil
@@ -17,11 +19,12 @@ from pipeline.engine import log
 from pipeline.engine.courier import UNSENT, read_unsent
 from pipeline.engine.log import Entry
 from pipeline.engine.needed import all_blobs
-from pipeline.store.locks import alone
+from pipeline.store.locks import abandoned, alone
 from pipeline.store.storage import Storage, blob_name
 from pipeline.store.store import Store
 
-_PART = "partial blob"
+_PART, _TEMPORARY = "partial blob", "temporary file"
+_DAY, _MINUTE = 24 * 3600.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def in_store(store: Store, before: float) -> Iterator[Item]:
     """Records last written before a time by the store's clock that nobody needs any more."""
     yield from _beats(store, store.records, before, here=False)
     if store.remote is not None:  # a directory's own temporary files are this machine's
-        for folder, what in (("probe", "probe"), ("tmp", "temporary file")):
+        for folder, what in (("probe", "probe"), ("tmp", _TEMPORARY)):
             for name in store.names(folder):
                 found = store.stat(f"{folder}/{name}")
                 if found is not None and found[1] <= before:
@@ -59,10 +62,16 @@ def _beats(store: Store, place: Storage, before: float, here: bool) -> Iterator[
                 yield Item("beat", path, found[0], here)
 
 
-def on_disk(store: Store, before: float, needed: set[str]) -> Iterator[Item]:
-    """What came to this machine's disk before a time by its clock, and is of no use any more."""
-    disk = store.disk
-    for folder, what in (("tmp", "temporary file"), ("part", _PART), ("damaged", "damaged blob")):
+def on_disk(store: Store, now: float, grace: float, needed: set[str]) -> Iterator[Item]:
+    """What has been on this machine's disk for so long, and is of no use any more."""
+    disk, before = store.disk, now - grace
+    for name in disk.names("tmp"):
+        dead = abandoned(disk.path(f"tmp/{name}"))
+        newest, size = _age_and_size(disk.path(f"tmp/{name}"))
+        # a minute: its lock is taken a moment after it was made
+        if dead is not False and newest <= now - max(grace, _MINUTE if dead else _DAY):
+            yield Item(_TEMPORARY, f"tmp/{name}", size, here=True)
+    for folder, what in (("part", _PART), ("damaged", "damaged blob")):
         for name in disk.names(folder):
             if folder == "part" and name.endswith(".lock"):
                 continue  # a lock that is removed while somebody waits for it keeps nobody out

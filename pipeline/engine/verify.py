@@ -4,7 +4,7 @@ Each blob is read to its end and nothing of it kept. Of every log the entries mu
 without gaps, and the blobs that are needed there, with the sizes that the entries say. With
 ``quick`` no blob is read: presence and sizes alone.
 
-Cost: three requests for each key, one for each blob, and all bytes over the network if the store is
+Cost: four requests for each key, one for each blob, and all bytes over the network if the store is
 elsewhere; a few blobs are read at once, in 128 MiB of memory.
 """
 
@@ -16,12 +16,16 @@ from dataclasses import dataclass
 
 from pipeline.engine import log
 from pipeline.engine.log import State
-from pipeline.engine.needed import Progress, all_blobs, needed_by, positions
+from pipeline.engine.needed import Progress, Unreadable, all_blobs, needed_by, unreadable
 from pipeline.store.fetch import REMAKE
 from pipeline.store.storage import blob_name
 from pipeline.store.store import Store
 
-_COPY = "put it back from a copy of the store if there is one"
+_COPY = "put it back from a copy of the store, or `pipeline pull` from one. Else `pipeline run`"
+_KEEPS = (
+    "Until the key has a result, `pipeline gc` keeps all blobs that it may have named, unless told "
+    "--despite-damage"
+)
 _AT_ONCE = 4  # blobs read side by side from a store elsewhere
 
 
@@ -36,9 +40,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was looked at and what is wrong with it."""
+    """What was looked at and what is wrong with it. Nothing hangs on what is ``harmless``."""
 
     problems: tuple[Problem, ...]
+    harmless: tuple[Problem, ...]
     keys: int
     blobs: int
     size: int
@@ -59,13 +64,17 @@ class _Need:
 def verify(store: Store, quick: bool, progress: Progress) -> Verdict:
     """Look at the whole store."""
     keys = log.keys(store)
-    listed = store.side_by_side(lambda key: positions(store, key), keys)
     states = store.side_by_side(lambda key: log.read(store, key), keys)
     kept = set().union(*needed_by(store, progress).values())
-    problems: list[Problem] = []
+    harmless, problems = list[Problem](), list[Problem]()
+    ended = {key for key, state in zip(keys, states) if state.result is not None}
+    for each in unreadable(store, keys):
+        if each.key in ended or (each.settled and not each.gone):
+            harmless.append(_harmless(store, each))
+        else:
+            problems.append(_entry(store, each))
     needs: dict[str, list[_Need]] = {}
-    for key, at, state in zip(keys, listed, states):
-        problems += _entries(store, key, at, state)
+    for key, state in zip(keys, states):
         for blob, need in _needs(key, state):
             needs.setdefault(blob, []).append(need)
     blobs = sorted({*all_blobs(store), *needs})
@@ -78,30 +87,31 @@ def verify(store: Store, quick: bool, progress: Progress) -> Verdict:
         problems += _blob(store, blob, size, read.get(blob, blob), needs.get(blob, []), quick)
     loose = [size for blob, size in sizes.items() if blob not in kept]
     return Verdict(
-        tuple(problems), len(keys), len(sizes), sum(sizes.values()), len(loose), sum(loose)
+        tuple(problems),
+        tuple(harmless),
+        len(keys),
+        len(sizes),
+        sum(sizes.values()),
+        len(loose),
+        sum(loose),
     )
 
 
-def _entries(store: Store, key: str, listed: list[int], state: State) -> Iterator[Problem]:
-    """Entries that cannot be read, and those that nobody arrives at."""
-    stage = state.stage
-    for entry in state.entries:
-        if entry.kind == "damaged":
-            name = log.entry_name(key, entry.position)
-            yield Problem(
-                "entry",
-                name,
-                f"{store.place}/{name} of {stage} cannot be read: {_COPY}. Else leave it: it holds "
-                "its position, and `pipeline run` goes by what the other entries say",
-            )
-    if behind := [position for position in listed if position >= len(state.entries)]:
-        name = log.entry_name(key, len(state.entries))
-        yield Problem(
-            "gap",
-            name,
-            f"{store.place}/{name} of {stage} is missing, and what follows (position {behind[0]}) "
-            f"is not read because of it: {_COPY}. Else `pipeline run` fills the gap with a claim",
-        )
+def _entry(store: Store, found: Unreadable) -> Problem:
+    """An entry that cannot be read, or that keeps those behind it from being read."""
+    kind, what, then = "entry", "cannot be read", "goes by what the other entries say"
+    if found.gone:
+        kind, what = "gap", "is missing, and what follows is not read because of it"
+        then = "fills the gap with a claim"
+    advice = f"{_COPY} {then}" + ("" if found.settled else f". {_KEEPS}")
+    return Problem(
+        kind, found.name, f"{store.place}/{found.name} of {found.stage} {what}: {advice}"
+    )
+
+
+def _harmless(store: Store, found: Unreadable) -> Problem:
+    said = f"{store.place}/{found.name} of {found.stage} cannot be read, and nothing hangs on it"
+    return Problem("gap" if found.gone else "entry", found.name, said)
 
 
 def _needs(key: str, state: State) -> Iterator[tuple[str, _Need]]:

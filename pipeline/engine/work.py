@@ -7,6 +7,7 @@ and whoever comes next goes on from the newest checkpoint: the store's or, if it
 in time, the one that this machine still has.
 """
 
+import functools
 import importlib
 import threading
 import time
@@ -18,9 +19,18 @@ from typing import Any
 
 from pipeline.engine import gc
 from pipeline.engine.beat import Beat, bury, machine_id
-from pipeline.engine.courier import UNSENT, Checkpoint, Courier, note_unsent, read_unsent
+from pipeline.engine.courier import (
+    AWAY_WITHIN,
+    UNSENT,
+    Checkpoint,
+    Courier,
+    attend,
+    note_unsent,
+    read_unsent,
+)
 from pipeline.engine.log import Claim, Entry, State, stamp
 from pipeline.errors import Damaged, Interrupted, Lost, StoreAway, StoreError
+from pipeline.hashing import file_digest
 from pipeline.machine import Machine
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Stage
@@ -29,6 +39,7 @@ from pipeline.store.store import Store
 from pipeline.ui import Ui
 
 _ONE_TRY = 20.0  # seconds in which the courier's requests must succeed; it comes again
+_LAST_TRY = 2.0  # and in which those of an ending process must
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,11 @@ class Session:
     ui: Ui
     stopping: Callable[[], bool]
 
-    def counting(self, stage: Stage) -> Callable[[int], None]:
+    def counting(
+        self, stage: Stage, show: Callable[..., None] | None = None
+    ) -> Callable[[int], None]:
         """A report of bytes that arrive for a stage; it ends them if somebody asks to stop."""
+        show = show or functools.partial(self.ui.progress, stage.name)
         have, turn = 0, threading.Lock()
 
         def report(count: int) -> None:  # several threads fetch
@@ -49,9 +63,23 @@ class Session:
                 raise Interrupted("what was fetched is kept")
             with turn:
                 have += count
-                self.ui.progress(stage.name, have, None, "B", {"doing": "fetching"})
+                show(have, None, "B", {"doing": "fetching"})
 
         return report
+
+
+def resend(store: Store, stage: Stage, blobs: tuple[str, ...], session: Session) -> bool:
+    """Send blobs that the store has lost as far as this machine's copies are whole; was one?"""
+    paths = {blob: store.blob_path(blob) for blob in blobs if store.remote is not None}
+    whole = [blob for blob, path in paths.items() if path.exists() and file_digest(path) == blob]
+    if whole:
+        session.ui.note(
+            f"{stage.name}: {len(blobs)} files of its result are missing from {store.place}; "
+            f"{len(whole)} of them are sent again from this machine's cache"
+        )
+    for blob in whole:
+        store.send(blob)
+    return bool(whole)
 
 
 @dataclass(frozen=True)
@@ -77,6 +105,7 @@ class Work:
         self.sending = store.patient(_ONE_TRY, lambda why: self.courier.report(0))
         self.kept: set[str] = set()  # blobs on this machine's disk that no entry names yet
         self.pruned: set[str] = set()
+        self.told = False  # that a last checkpoint is being sent
         self.fetched = session.counting(stage)
 
     def run(
@@ -94,6 +123,8 @@ class Work:
         with Beat(self.store, self.key) as beat, self.store.scratch() as scratch:
             self._take(beat, record)
             self.scratch, out = scratch, scratch / "out"
+            show = self._shower(beat)
+            self.fetched = self.session.counting(self.stage, show)
             out.mkdir()
             try:
                 if missing:
@@ -109,7 +140,7 @@ class Work:
                     source=source,
                     restored=restored.files,
                     stopping=self.session.stopping,
-                    show=self._shower(beat),
+                    show=show,
                     save=self._save,
                 )
                 metrics = importlib.import_module(self.stage.module).run(context)
@@ -151,9 +182,12 @@ class Work:
         self._append("retire", {"positions": positions, "why": why})
 
     def _give_up(self, error: BaseException) -> None:
-        """Send what can be sent, and let others take the work."""
+        """Send what can be sent, and let others take the work; soon, if the store is silent."""
         if isinstance(error, KeyboardInterrupt):
             return  # at once, somebody said: others see that this process is gone
+        attend(self.store, self.session.ui.note, lambda: True)
+        for store in (self.brisk, self.sending):
+            store.patience = min(store.patience, _LAST_TRY)
         unsent = None
         with suppress(Exception):  # what made us stop is what the user must hear of
             unsent = self.courier.finish(self._sending)
@@ -273,6 +307,13 @@ class Work:
 
     def _sending(self, step: int, sent: int) -> None:
         if self.store.remote is not None:
+            if not self.told:
+                self.told = True
+                self.session.ui.note(
+                    f"{self.stage.name}: sending the checkpoint of step {step:,} to "
+                    f"{self.store.place}; it stays on this machine if nothing gets through for "
+                    f"{AWAY_WITHIN:.0f} s"
+                )
             doing = {"doing": f"sending the checkpoint of step {step:,}"}
             self.session.ui.progress(self.stage.name, sent, None, "B", doing)
 

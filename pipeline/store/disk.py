@@ -3,7 +3,8 @@
 No step is ever half done. A file is written under ``tmp/`` in the same tree, flushed to the disk,
 and then given its name by one atomic call: ``link`` where the name must be new (it fails if the
 name exists, so of any number of processes exactly one wins), ``replace`` where the last writer may
-win. A process that dies leaves at most a temporary file, which ``sweep`` removes.
+win. A process that dies leaves at most a temporary file, which ``sweep`` removes; it knows a live
+one by the lock on its scratch space.
 
 It expects a file system with hard links, because nothing else is exclusive everywhere. Cost: one
 flush a file.
@@ -19,9 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import StoreError
+from pipeline.store.locks import abandoned, hold
 from pipeline.store.storage import Report
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+_READ = "read"
 _PIECE = 1 << 20
 
 
@@ -61,32 +65,35 @@ class Disk:
             os.replace(scratch / "record", path)
 
     def read(self, name: str) -> bytes | None:
-        try:
-            return (self.root / name).read_bytes()
-        except FileNotFoundError:
-            return None
+        with self._explained(_READ):
+            try:
+                return (self.root / name).read_bytes()
+            except _ABSENT:
+                return None
 
     def read_many(self, names: list[str]) -> list[bytes | None]:
         return [self.read(name) for name in names]
 
     def names(self, folder: str) -> list[str]:
         """Sorted; hidden ones are not ours: file managers leave them wherever they look."""
-        try:
-            found = os.listdir(self.root / folder)
-            return sorted(name for name in found if not name.startswith("."))
-        except FileNotFoundError:
-            return []
+        with self._explained(_READ):
+            try:
+                found = os.listdir(self.root / folder)
+            except _ABSENT:
+                return []
+        return sorted(name for name in found if not name.startswith("."))
 
     def stat(self, name: str) -> tuple[int, float] | None:
-        with self._explained():
+        with self._explained(_READ):
             try:
                 found = (self.root / name).stat()
-            except (FileNotFoundError, NotADirectoryError):
+            except _ABSENT:
                 return None  # and nothing else: what only cannot be looked at is not gone
         return found.st_size, found.st_mtime
 
     def remove(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+        with self._explained():
+            (self.root / name).unlink(missing_ok=True)
 
     def upload(self, file: Path, name: str, report: Report) -> None:
         with self._explained(), self.scratch() as scratch:
@@ -126,13 +133,19 @@ class Disk:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A directory in the same tree for files on their way in; gone afterwards."""
+        """A directory in the same tree for files on their way in; gone afterwards.
+
+        It may take days to fill, so it is held: nobody takes it for what a dead process left.
+        """
         folder = self.root / "tmp"
         with self._explained():
             folder.mkdir(parents=True, exist_ok=True)
             path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=folder))
         try:
-            yield path
+            with self._explained():
+                held = hold(path)
+            with held:
+                yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -142,26 +155,37 @@ class Disk:
             path = self.root / "tmp" / name
             with contextlib.suppress(OSError):
                 newest = max(each.stat().st_mtime for each in (path, *path.rglob("*")))
-                if time.time() - newest > older_than:
+                if time.time() - newest > older_than and abandoned(path) is not False:
                     shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, doing: str = "write to") -> Iterator[None]:
         try:
             yield
         except FileExistsError:
             raise
         except OSError as error:
-            raise explain(error, self.root) from error
+            raise explain(error, self.root, doing) from error
 
 
 def is_full(error: BaseException) -> bool:
-    """Is a full disk behind the error? Libraries written in Rust say so in words alone."""
-    return getattr(error, "errno", None) in FULL or f"os error {errno.ENOSPC}" in str(error)
+    """Is a full disk behind the error, or a limit on the size of files?"""
+    return any(_is(error, number) for number in _FULL)
 
 
-def explain(error: BaseException, root: Path) -> StoreError:
-    """What a failed write means for the user, and what to do."""
+def _is(error: BaseException, number: int) -> bool:
+    """Libraries written in Rust say it in words alone."""
+    return getattr(error, "errno", None) == number or f"(os error {number})" in str(error)
+
+
+def explain(error: BaseException, root: Path, doing: str = "write to") -> StoreError:
+    """What a failed call means for the user, and what to do; ``doing`` is what it was to do."""
+    if _is(error, errno.EFBIG):
+        return StoreError(
+            f"a file in the store {root} would be larger than files may be here (`ulimit -f`, or "
+            "its file system): raise that limit, or put the store elsewhere with --store. Nothing "
+            "is lost; the same command goes on"
+        )
     if is_full(error):
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(root).free / 2**20
@@ -171,9 +195,14 @@ def explain(error: BaseException, root: Path) -> StoreError:
             )
     number = getattr(error, "errno", None)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        which = f" ({getattr(error, 'filename', None)})" if doing == _READ else ""
         return StoreError(
-            f"cannot write to the store {root}: {os.strerror(number)}. Give a directory that you "
-            "may write to with --store"
+            f"cannot {doing} the store {root}: {os.strerror(number)}{which}. Give a directory that "
+            f"you may {doing} with --store"
+        )
+    if number in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+        return StoreError(
+            f"{root} can be no store: {os.strerror(number)}. Give another directory with --store"
         )
     return StoreError(f"the store {root} failed: {error}")
 

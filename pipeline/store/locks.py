@@ -4,6 +4,9 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+_HELD = ".held"  # in a folder; locked while it is in use
 
 
 @contextlib.contextmanager
@@ -25,3 +28,27 @@ def alone(target: Path, waiting: Callable[[], None]) -> Iterator[None]:
                     waiting()
                     time.sleep(0.2)
         yield
+
+
+def hold(folder: Path) -> BinaryIO:
+    """Show that a folder is in use, until what is returned is closed or this process dies."""
+    file = (folder / _HELD).open("wb")
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def abandoned(folder: Path) -> bool | None:
+    """Is the process gone that held a folder? None where nobody can tell."""
+    try:
+        import fcntl
+
+        with (folder / _HELD).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # no such locks here, or it was never held
+        return None

@@ -13,6 +13,8 @@ from pipeline.store.disk import Disk
 from pipeline.store.store import Store
 
 _PROBED = "cache/probed"
+_KINDS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "sftp", "ssh", "http", "https")
+_GIVE = "give a directory or a URL such as s3://bucket/folder"
 
 
 def guest(place: str) -> Store:
@@ -20,6 +22,54 @@ def guest(place: str) -> Store:
     store = open_store(place)
     store.guest = True
     return store
+
+
+def check(place: str, *, writing: bool = True) -> None:
+    """Raise StoreError if nothing can be meant by what a person typed, whatever lies where.
+
+    Nobody but this machine's disk is asked. A slip must not become a directory of that name.
+    """
+    if "://" in place and not place.startswith("file://"):
+        _check_url(place, writing)
+        return
+    if slip := _slip(place):
+        raise StoreError(f"{slip}? For a directory of that name, write ./ before it")
+    path = local_path(place)
+    above = next(each for each in (path, *path.parents, Path("/")) if os.path.exists(each))
+    if not os.path.isdir(above):
+        raise StoreError(f"{above} is a file: {_GIVE}")
+
+
+def _slip(place: str) -> str | None:
+    """What was meant by something that looks like a URL or a path of another system."""
+    kind, colon, rest = place.partition(":")
+    if place.startswith("file://"):
+        host = place.removeprefix("file://").partition("/")[0]
+        return f"a file URL has three slashes: did you mean file:///{host}/..." if host else None
+    if colon and kind in (*_KINDS, "memory"):
+        return f"did you mean {redacted(f'{kind}://' + rest.lstrip('/'))}"
+    if colon and kind == "file":
+        return f"did you mean {rest}"
+    if os.name != "nt" and re.match(r"[A-Za-z]:[\\/]", place):
+        return f"{place} is a path of Windows, and this is another system: what is it called here"
+    return None
+
+
+def _check_url(place: str, writing: bool) -> None:
+    from pipeline.store import backends
+
+    protocol, shown = backends.checked(place), redacted(place)
+    if protocol == "memory":
+        raise StoreError(f"{shown} ends with this process and keeps nothing: {_GIVE}")
+    if writing and protocol in ("http", "https"):
+        raise StoreError(
+            f"{shown}: over HTTP a place can only be read, with --from or `pipeline pull`: {_GIVE}"
+        )
+    if protocol not in _KINDS:
+        import fsspec
+
+        if protocol not in fsspec.available_protocols():
+            raise StoreError(f"{shown}: there is no kind of place called {protocol}://: {_GIVE}")
 
 
 def open_store(place: str, *, mirror: bool = False) -> Store:
@@ -33,13 +83,18 @@ def open_store(place: str, *, mirror: bool = False) -> Store:
 
         remote = Remote(place)
         return Store(Disk(cache_of(remote.place)), remote, exclusive=not mirror)
-    path = unquote(urlsplit(place).path) if place.startswith("file://") else place
-    if not path or "\0" in path:
-        raise StoreError(f"--store {redacted(place)!r}: give a directory or a URL such as s3://...")
-    root = Path(os.path.expanduser(path))
-    if root.exists() and not root.is_dir():
+    root = local_path(place)
+    if os.path.exists(root) and not root.is_dir():
         raise StoreError(f"--store {place} is a file: give a directory")
     return Store(Disk(root), exclusive=not mirror)
+
+
+def local_path(place: str) -> Path:
+    """The directory that a path or a file URL names."""
+    path = unquote(urlsplit(place).path) if place.startswith("file://") else place
+    if not path or "\0" in path:
+        raise StoreError(f"{redacted(place)!r} is no place: {_GIVE}")
+    return Path(os.path.expanduser(path))
 
 
 def trust(store: Store) -> Store:
@@ -57,10 +112,11 @@ def trust(store: Store) -> Store:
 def cache_of(place: str) -> Path:
     """This machine's directory in front of a store elsewhere."""
     name = re.sub(r"[^A-Za-z0-9.]+", "-", place).strip("-")[:60]
-    return _caches() / f"{name}-{digest(place.encode())[:8]}"
+    return caches() / f"{name}-{digest(place.encode())[:8]}"
 
 
-def _caches() -> Path:
+def caches() -> Path:
+    """Where this machine keeps what stands in front of places elsewhere."""
     if "IGNITE_CACHE" in os.environ:
         return Path(os.environ["IGNITE_CACHE"])
     home = Path.home()

@@ -11,12 +11,16 @@ the condition. So nobody is trusted: ``probe`` tries it out.
 Credentials come from where each backend's own tools look for them, never from the URL. Nothing is
 cached: a listing that was remembered would hide what another machine wrote. Backends retry briefly,
 because the store above waits for longer; after every failure the connection is made anew, with the
-credentials read again. Cost: importing this module imports no backend; the first call does.
+credentials read again. A place that takes a request and falls silent is told of after a while, and
+a process that is about to end gives it up soon (``attend``). Cost: importing this module imports
+no backend; the first call does.
 """
 
 import asyncio
 import contextlib
+import math
 import os
+import sys
 import threading
 import time
 import uuid
@@ -30,6 +34,7 @@ from pipeline.store import backends, remote_errors
 from pipeline.store.storage import Report
 
 _READERS = 8
+_SLOW = 5.0  # seconds after which a silent place is told of, once a minute
 _STALLED = 600.0  # seconds in which a part arrives, or the line is dead: 50 kB/s must do
 _MEMORY = threading.Lock()  # fsspec's memory looks first and then writes
 
@@ -68,6 +73,8 @@ class Remote:
         self._lock = threading.Lock()
         self._made: dict[tuple[int, int], Any] = {}  # filesystems by process and thread
         self._bucket_seen = False
+        self._heard = self._told = -math.inf  # from the place, and of its silence
+        self.attend(lambda text: print(text, file=sys.stderr, flush=True), lambda: False, math.inf)
 
     # records
 
@@ -173,6 +180,7 @@ class Remote:
                         f"{self.place} sent {len(piece)} of {end - begin} bytes of {name}. "
                         f"{remote_errors.AGAIN}"
                     )
+                self._heard = time.monotonic()
                 yield piece
 
     # trust
@@ -227,6 +235,23 @@ class Remote:
         with self._lock:
             self._made.clear()
 
+    def attend(self, note: Callable[[str], None], stopping: Callable[[], bool], limit: float):
+        """Let ``note`` tell of a silent place. Once ``stopping()`` is true every call, also one
+        under way, ends with StoreAway when nothing was heard from the place for ``limit`` s."""
+        self._note, self._stopping, self._limit = note, stopping, limit
+        self._ending: float | None = None  # when ``stopping()`` was first seen to be true
+
+    def _attended(self, begun: float, told: bool = True) -> None:
+        """Called before a call and twice a second while it waits, in any thread."""
+        now = time.monotonic()
+        if self._ending is None and self._stopping():
+            self._ending = now
+        if self._ending is not None and now - max(self._ending, self._heard) > self._limit:
+            raise TimeoutError(f"no answer for {self._limit:.0f} seconds")
+        if told and now - max(begun, self._heard, self._told + 60.0) > _SLOW:
+            self._told = now
+            self._note(f"waiting for an answer from {self.place}")
+
     def _fs(self) -> Any:
         """The filesystem: one for all threads if it is asynchronous, else one for each."""
         kind = backends.implementation(self.protocol)
@@ -253,6 +278,7 @@ class Remote:
             return getattr(fs, method)(*args, **kwargs)
         limit = 2 * sum(self._timeouts) if progress is None else _STALLED
         begun = time.monotonic()
+        self._attended(begun)
         asked = asyncio.run_coroutine_threadsafe(
             getattr(fs, f"_{method}")(*args, **kwargs), fs.loop
         )
@@ -263,7 +289,12 @@ class Remote:
                     raise _Stopped
                 if now - (progress.last if progress else begun) > limit:
                     raise TimeoutError(f"no answer for {limit:.0f} seconds")
-            return asked.result()
+                if progress and progress.moved:
+                    self._heard = max(self._heard, progress.last)
+                self._attended(begun, told=progress is None)  # an upload shows how far it is
+            answer = asked.result()
+            self._heard = time.monotonic()
+            return answer
         finally:
             asked.cancel()
 

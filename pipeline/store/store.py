@@ -161,8 +161,7 @@ class Store:
         is not on this machine, because somebody has removed it.
         """
         try:
-            size = self.blob_path(name).stat().st_size
-            self._send(name, size, report)
+            self._send(name, self.blob_path(name).stat().st_size, report)
         except FileNotFoundError as error:
             raise Damaged(f"blob {name[:12]} is gone from {self.root}: {REMAKE}") from error
 
