@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.attention import Attention, KVCache
 from model.config import ModelConfig
+from model.dropout import Masks
 from model.layers import Linear, Norm
 
 
@@ -33,7 +34,6 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.dropout = config.dropout
         self.attention_norm = Norm(config.width, config.norm, config.bias)
         self.attention = Attention(config)
         self.feed_forward_norm = Norm(config.width, config.norm, config.bias)
@@ -46,9 +46,10 @@ class Block(nn.Module):
         dtype: torch.dtype,
         cache: KVCache | None = None,
         layer: int = 0,
+        masks: Masks | None = None,
     ) -> Tensor:
         """The stream x keeps its float32; each branch computes in ``dtype``."""
         branch_BTD = self.attention(self.attention_norm(x_BTD, dtype), rotary, cache, layer)
-        x_BTD = x_BTD + F.dropout(branch_BTD, self.dropout, self.training)
+        x_BTD = masks.add(2 * layer + 1, x_BTD, branch_BTD) if masks else x_BTD + branch_BTD
         branch_BTD = self.feed_forward(self.feed_forward_norm(x_BTD, dtype))
-        return x_BTD + F.dropout(branch_BTD, self.dropout, self.training)
+        return masks.add(2 * layer + 2, x_BTD, branch_BTD) if masks else x_BTD + branch_BTD

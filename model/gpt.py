@@ -7,6 +7,7 @@ also say how to recognise it (Press and Wolf 2017, arXiv:1608.05859). Cost per t
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from model.attention import KVCache
 from model.block import Block
 from model.config import ModelConfig
+from model.dropout import Masks
 from model.embeddings import Embedding, rotary_table
 from model.layers import Linear, Norm
 from model.loss import head_loss, token_losses
@@ -68,12 +70,12 @@ class GPT(nn.Module):
         x_BTD = self._hidden(ids_BT, cache)
         return F.linear(x_BTD, self.head_weight.to(x_BTD.dtype)).float()
 
-    def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """The sum over all tokens of -ln p(target), in nats.
+    def loss(self, ids_BT: Tensor, targets_BT: Tensor, masks: Masks | None = None) -> Tensor:
+        """The sum over all tokens of -ln p(target), in nats; with dropout if there are ``masks``.
 
         A sum, not a mean: whoever slices a batch divides by the tokens of the whole of it.
         """
-        x_BTD = self._hidden(ids_BT)
+        x_BTD = self._hidden(ids_BT, masks=masks)
         return head_loss(x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
 
     def token_losses(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
@@ -82,7 +84,17 @@ class GPT(nn.Module):
         losses_N = token_losses(x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
         return losses_N.view_as(targets_BT)
 
-    def _hidden(self, ids_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+    def masks(self, keys: Sequence[int], time: int) -> Masks | None:
+        """Dropout's masks for samples of ``time`` tokens, if the configuration has dropout."""
+        if not self.config.dropout:
+            return None
+        shape = (2 * self.config.layers + 1, time, self.config.width)
+        device = self.embedding.weight.device
+        return Masks.draw(keys, shape, self.config.dropout, self.compute_dtype, device)
+
+    def _hidden(
+        self, ids_BT: Tensor, cache: KVCache | None = None, masks: Masks | None = None
+    ) -> Tensor:
         past = cache.length if cache is not None else 0
         time = ids_BT.shape[1]
         if past + time > self.config.context:
@@ -92,9 +104,11 @@ class GPT(nn.Module):
             )
         dtype = self.compute_dtype
         rotary = tuple(table[past : past + time].to(dtype) for table in (self.cos_TK, self.sin_TK))
-        x_BTD = F.dropout(self.embedding(ids_BT), self.config.dropout, self.training)
+        x_BTD = self.embedding(ids_BT)
+        if masks:
+            x_BTD = masks.drop(0, x_BTD)
         for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, rotary, dtype, cache, layer)
+            x_BTD = block(x_BTD, rotary, dtype, cache, layer, masks)
         if cache is not None:
             cache.length = past + time
         return self.final_norm(x_BTD, dtype)

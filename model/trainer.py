@@ -19,6 +19,7 @@ from model.batches import Batches, random_bits
 from model.config import TrainConfig
 from model.gpt import GPT
 from model.optimizer import AdamW, Muon, learning_rate
+from model.scaler import Scaler
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Trainer:
         self.model, self.train, self.batches = model.to(device), train, batches
         self.micro_batch, self.device = micro_batch, device
         self.optimizers = build_optimizers(model, train)
+        self.scaler = Scaler()  # at work in float16 alone; kept for a machine that needs it again
         self.step = 0
 
     def run_step(self) -> StepReport:
@@ -59,10 +61,15 @@ class Trainer:
             loss += self._backward(first, last, tokens)
         norm = self._clip()
         scale = learning_rate(self.step, self.train)
-        for optimizer in self.optimizers.values():
-            optimizer.step(scale)
+        if not self._scaled or self.scaler.finite(norm):
+            for optimizer in self.optimizers.values():
+                optimizer.step(scale)
         self.step += 1
         return StepReport(self.step, loss.item(), norm.item(), self.train.lr * scale)
+
+    @property
+    def _scaled(self) -> bool:
+        return self.model.compute_dtype == torch.float16
 
     def _backward(self, first: int, last: int, tokens: int) -> Tensor:
         """Add the gradient of slots first..last; returns their share of the mean loss."""
@@ -70,15 +77,19 @@ class Trainer:
             torch.from_numpy(rows).to(self.device, non_blocking=True)
             for rows in self.batches.slice(self.step, first, last)
         )
-        # dropout masks follow from (seed, step, slot), so a resumed run draws the same ones
-        torch.manual_seed(random_bits(self.train.seed, 2, self.step, first))
-        loss = self.model.loss(inputs, targets) / tokens
-        loss.backward()
+        keys = [random_bits(self.train.seed, 2, self.step, slot) for slot in range(first, last)]
+        if self.model.config.attention_dropout:  # drawn inside torch's kernel, as it slices
+            torch.manual_seed(keys[0])
+        masks = self.model.masks(keys, inputs.shape[1])
+        loss = self.model.loss(inputs, targets, masks) / tokens
+        (loss * self.scaler.factor if self._scaled else loss).backward()
         return loss.detach()
 
     def _clip(self) -> Tensor:
         """Scale all gradients so that their joint norm is at most ``train.clip``."""
         gradients = [p.grad for p in self.model.parameters()]
+        if self._scaled:
+            torch._foreach_div_(gradients, self.scaler.factor)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.train.clip:
             # Pascanu et al. 2013, arXiv:1211.5063, algorithm 1
@@ -90,6 +101,7 @@ class Trainer:
         return {
             "step": torch.tensor(self.step),
             **{f"model.{name}": p.detach() for name, p in self.model.named_parameters()},
+            **self.scaler.state(),
             **{
                 f"{kind}.{name}": value
                 for kind, optimizer in self.optimizers.items()
@@ -103,6 +115,7 @@ class Trainer:
         Each tensor is asked for once and let go, so ``state`` may read them one by one.
         """
         self.step = int(state["step"])
+        self.scaler.load(state["scaler"])
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(state[f"model.{name}"])

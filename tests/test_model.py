@@ -314,15 +314,6 @@ def test_bfloat16_keeps_the_weights_float32() -> None:
     assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_dropout_acts_in_training_alone() -> None:
-    model = lively_model(replace(SHAPES["flat"], dropout=0.5), VOCAB)
-    text_BT = ids(1, 12)
-    assert torch.equal(model(text_BT), model(text_BT))
-    model.train()
-    torch.manual_seed(0)
-    assert not torch.allclose(model(text_BT), model(text_BT))
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
