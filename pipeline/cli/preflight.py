@@ -5,7 +5,6 @@ from dataclasses import asdict
 
 import click
 
-from pipeline import preflight as looks
 from pipeline.cli.options import store_option
 from pipeline.machine import Machine
 
@@ -25,6 +24,8 @@ def preflight(store: str, device: str, quiet: bool, as_json: bool) -> None:
     pipeline preflight
     pipeline preflight --device cuda:1 --quiet
     """
+    from pipeline import preflight as looks
+
     try:
         Machine(device=device)
     except ValueError as error:
