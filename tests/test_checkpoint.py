@@ -19,12 +19,11 @@ from toys import noisy_text
 from model.batches import Batches
 from model.gpt import GPT
 from model.trainer import Trainer
-from pipeline import checkpoint, recipe
+from pipeline import checkpoint, loop, recipe
 from pipeline.checkpoint import Stored, link, write
 from pipeline.errors import Interrupted
+from pipeline.loop import Loop
 from pipeline.stage import Context
-from pipeline.stages import train
-from pipeline.stages.train import Loop
 
 VOCAB = 270
 
@@ -248,7 +247,7 @@ class Sessions:
         self.saved: dict[str, Path] | None = None
         self.weights: dict[int, bytes] = {}  # of each step, in the library's format
         self.sessions = 0
-        monkeypatch.setattr(train, "score", self.score)
+        monkeypatch.setattr(loop, "score", self.score)
 
     def score(self, model: GPT, *_, **__):
         step = self.trainer.step
