@@ -51,8 +51,8 @@ FROM packages AS runtime
 # any uid may run this: a home that exists for all, a name for those that have none
 ENV HOME=/home/ignite LOGNAME=ignite IGNITE_CACHE=/cache PYTHONUNBUFFERED=1
 RUN useradd --uid 1000 --create-home --home-dir /home/ignite ignite \
-    && install -d -o ignite -g ignite /work /work/artifacts /cache \
-    && chmod 1777 /home/ignite /work /work/artifacts /cache
+    && install -d -m 1777 -o ignite -g ignite /work/artifacts /cache \
+    && chmod 1777 /home/ignite
 WORKDIR /work
 COPY --chmod=755 docker/entrypoint.sh /usr/local/bin/ignite-entrypoint
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \

@@ -2,7 +2,7 @@
 # What happens in a container before the program starts: be the right user, find the data, and see
 # whether this machine can train at all. Then `pipeline` takes the place of this script.
 #
-#   IGNITE_OWNER       a path; started as root, we become the user to whom it belongs
+#   IGNITE_OWNER       a path; started as root, we become the user to whom it belongs (Compose)
 #   DATA               how the file or folder mounted at /mnt/data is called outside
 #   IGNITE_PREFLIGHT   skip: look at nothing before
 set -euo pipefail
@@ -11,9 +11,14 @@ set -euo pipefail
 if [[ $(id -u) == 0 && -n ${IGNITE_OWNER:-} ]]; then
   read -r user group < <(stat -c '%u %g' "$IGNITE_OWNER")
   if [[ $user != 0 ]]; then
-    for folder in "$PWD/artifacts" "${IGNITE_CACHE:-/cache}"; do
-      [[ ! -d $folder || $(stat -c %u "$folder") != 0 ]] || chown "$user:$group" "$folder"
+    IGNITE_CACHE=${IGNITE_CACHE:-/cache}/$user # several users may share the volume
+    mkdir -p "$IGNITE_CACHE"
+    for folder in "$PWD/artifacts" "$IGNITE_CACHE"; do
+      # only what is empty, and so nobody's yet
+      [[ ! -d $folder || $(stat -c %u "$folder") != 0 || -n $(ls -A "$folder") ]] ||
+        chown "$user:$group" "$folder"
     done
+    export IGNITE_CACHE
     exec setpriv --reuid "$user" --regid "$group" --clear-groups "$0" "$@"
   fi
 fi
@@ -24,23 +29,56 @@ case ${1:-} in
   pipeline) shift ;;
 esac
 
-# The file keeps the name it has outside, because its ending says what it is.
-if [[ -n ${DATA:-} && ${1:-} == run && " $* " != *" --data"* ]]; then
-  mkdir -p /tmp/data
-  ln -sfn /mnt/data "/tmp/data/$(basename "$DATA")"
-  set -- "$@" --data "/tmp/data/$(basename "$DATA")"
+# Of what was said, the store, the device, and where else something is to be written.
+store=${IGNITE_STORE:-artifacts} looked=() written=() last='' verb=${1:-}
+for word in "$@"; do
+  case $last in
+    --store) store=$word ;;
+    -o | --output) written+=("$word") ;;
+  esac
+  case $word in
+    --store=*) store=${word#*=} ;;
+    --output=*) written+=("${word#*=}") ;;
+  esac
+  case $last in --device | --store) looked+=("$last" "$word") ;; esac
+  case $word in --device=* | --store=*) looked+=("$word") ;; esac
+  if [[ $verb == push && $word != push && $word != -* && $last != --store ]]; then
+    written+=("$word")
+  fi
+  last=$word
+done
+
+# With Compose the container is gone afterwards, and with it what does not lie on a mount.
+if [[ -n ${IGNITE_OWNER:-} ]]; then
+  for place in "$store" ${written[@]+"${written[@]}"}; do
+    [[ $place != *://* ]] || continue
+    there=$place
+    while [[ ! -e $there ]]; do there=$(dirname "$there"); done
+    if [[ $(stat -L -c %d "$there") == $(stat -c %d /) ]]; then
+      echo "error: $place would lie in the container and go with it. Everything below artifacts" \
+        "stays (let ./artifacts be a link to another disk, if you like), and so does a bucket" \
+        "(s3://...); or let the container be: launch local --store DIR" >&2
+      exit 2
+    fi
+  done
 fi
 
-case ${1:-} in
+# The file keeps the name it has outside, because its ending says what it is.
+if [[ -n ${DATA:-} && $verb == run && " $* " != *" --data"* ]]; then
+  name=$(basename "$DATA")
+  case $name in . | .. | /) name=data ;; esac
+  mkdir -p /tmp/data
+  ln -sfn /mnt/data "/tmp/data/$name"
+  set -- "$@" --data "/tmp/data/$name"
+fi
+
+case $verb in
   run | sample | generate)
     if [[ ${IGNITE_PREFLIGHT:-} != skip && " $* " != *" --help "* ]]; then
-      told=()
-      for word in "$@"; do  # it looks at the device and the store that the run was told
-        case ${last:-} in --device | --store) told+=("$last" "$word") ;; esac
-        case $word in --device=* | --store=*) told+=("$word") ;; esac
-        last=$word
-      done
-      pipeline preflight --quiet "${told[@]}" >&2
+      trap 'exit 130' INT # else a Ctrl-C that it has just survived would be forgotten
+      trap 'exit 143' TERM
+      pipeline preflight --quiet ${looked[@]+"${looked[@]}"} >&2
+      trap - INT TERM
     fi
     ;;
 esac

@@ -255,11 +255,12 @@ def judge_writing(name: str, what: str, root: Path, other: str, links: bool = Fa
 
 def _refused(folder: Path, why: str, other: str) -> str:
     words = f"cannot write to {folder} ({why})"
-    if hasattr(os, "getuid"):
-        words += f", which belongs to uid {folder.stat().st_uid}; this process is uid {os.getuid()}"
+    if not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid():
+        return f"{words}: make it writable (chmod u+w, a mount without :ro), or give {other}"
     return (
-        f"{words}: chown it, or run the container as its owner (docker run --user "
-        f"$(id -u):$(id -g)), or give {other}"
+        f"{words}, which belongs to uid {folder.stat().st_uid}; this process is uid {os.getuid()}: "
+        f"give it away with all that lies beside it (sudo chown -R {os.getuid()}:{os.getgid()} ...), "
+        f"or run the container as its owner (docker run --user $(id -u):$(id -g)), or give {other}"
     )
 
 

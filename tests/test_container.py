@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import subprocess
 import tarfile
 import time
@@ -33,7 +34,7 @@ def checkout(tmp_path_factory):
     yield made
     for name in containers(made.name):
         docker("rm", "--force", name)
-    made.compose("down", "--volumes", "--remove-orphans")
+    made.compose("--profile", "run", "down", "--volumes", "--remove-orphans")
 
 
 @pytest.fixture
@@ -136,6 +137,42 @@ def until(happened, seconds: float = 120.0) -> None:
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)
+
+
+def test_a_store_that_would_go_with_the_container_is_refused(fresh, corpus):
+    for words, environment in (
+        (("train-tiny", "--store", "mine"), {}),
+        (("train-tiny",), {"IGNITE_STORE": "/somewhere/mine"}),
+        (("pipeline", "push", "backup"), {}),
+    ):
+        told = fresh.run(*words, DATA=str(corpus), **environment)
+        assert told.code == 2
+        assert "would lie in the container and go with it" in told.err, told.err
+
+
+def test_a_ctrl_c_at_any_moment_of_the_start_ends_it(fresh, corpus):
+    """On a terminal, where Compose hands it on: the end of the preflight once forgot it."""
+    toy = [word for word in TOY if word not in ("--device", "cpu")]  # so that the preflight speaks
+    words = ("docker", "compose", "run", "--rm", "--name", f"{fresh.name}-c", "train-tiny", *toy)
+    command = shlex.join([*words, "--set", "train.steps=200000"])
+    for pause in (0.0, 0.1, 0.3, 1.0):
+        environment = {**os.environ, **fresh.environment, "DATA": str(corpus)}
+        process = subprocess.Popen(
+            ["script", "-qefc", command, "/dev/null"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        seen = b""
+        while b"no GPU here" not in seen:
+            more = process.stdout.read1()
+            assert more, seen
+            seen += more
+        time.sleep(pause)
+        process.stdin.write(b"\x03")
+        process.stdin.flush()
+        assert process.wait(60) in (75, 130), seen
+        until(lambda: not containers(f"{fresh.name}-c"))
 
 
 def test_without_a_gpu_it_fails_as_docker_fails(checkout):

@@ -134,37 +134,79 @@ def test_the_data_keep_their_name(entrypoint):
     os.unlink("/tmp/data/b.jsonl.gz")
 
 
+@pytest.mark.parametrize("data", [".", "..", "/"])
+def test_data_without_a_name(entrypoint, data):
+    assert entrypoint("run", DATA=data)[1][-1] == "pipeline run --data /tmp/data/data"
+    os.unlink("/tmp/data/data")
+
+
 def test_data_that_are_said_stand(entrypoint):
     _, told = entrypoint("run", "--data", "tinyshakespeare", DATA="x.txt")
     assert told[-1] == "pipeline run --data tinyshakespeare"
     assert entrypoint("status", DATA="x.txt")[1] == ["pipeline status"]
 
 
+def mounted(tmp_path: Path) -> None:
+    """As if the test's directory were a mount: another device than /."""
+    (tmp_path / "bin" / "stat").write_text(
+        f'#!/bin/sh\ncase "$*" in "-L -c %d {tmp_path}"*) echo other ;; '
+        '*) exec /usr/bin/stat "$@" ;; esac\n'
+    )
+    (tmp_path / "bin" / "stat").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("words", "lost"),
+    [
+        (("run", "--store", "backup"), "backup"),
+        (("run", "--store", "{here}/a", "--store=/tmp/b"), "/tmp/b"),
+        (("pipeline", "push", "-n", "copy"), "copy"),
+        (("report", "-o", "page.html"), "page.html"),
+        (("report", "--output=/tmp/page.html"), "/tmp/page.html"),
+    ],
+)
+def test_with_compose_nothing_is_written_where_it_would_be_lost(entrypoint, tmp_path, words, lost):
+    mounted(tmp_path)
+    words = [word.format(here=tmp_path) for word in words]
+    environment = {"IGNITE_OWNER": "/etc/passwd", "IGNITE_STORE": f"{tmp_path}/store"}
+    assert entrypoint(*words, **environment) == (2, [])
+    assert entrypoint(*words)[0] == 75  # without Compose it is the user's business
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("run",), ("run", "--store", "s3://b/x"), ("push", "s3://b/x"), ("report", "-o", "{here}/p")],
+)
+def test_with_compose_what_stays_is_written(entrypoint, tmp_path, words):
+    mounted(tmp_path)
+    words = [word.format(here=tmp_path) for word in words]
+    environment = {"IGNITE_OWNER": "/etc/passwd", "IGNITE_STORE": f"{tmp_path}/new/store"}
+    assert entrypoint(*words, **environment)[0] == 75
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_root_becomes_the_user_whose_files_these_are(entrypoint, tmp_path):
-    witness, cache = tmp_path / "compose.yaml", tmp_path / "cache"
-    for path in (tmp_path / "artifacts", cache):
-        path.mkdir()
-    (tmp_path / "artifacts" / "inside").touch()
-    witness.touch()
-    os.chown(witness, 4321, 8765)
-    environment = {"IGNITE_OWNER": str(witness), "IGNITE_CACHE": str(cache)}
-    _, told = entrypoint("status", **environment)
-    script = ROOT / "docker" / "entrypoint.sh"
-    assert told == [f"setpriv --reuid 4321 --regid 8765 --clear-groups {script} status"]
-    assert {owner_of(path) for path in (tmp_path / "artifacts", cache)} == {(4321, 8765)}
-    assert owner_of(tmp_path / "artifacts" / "inside") == (0, 0)  # somebody's, not Docker's
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
-def test_folders_that_belong_to_somebody_stay_theirs(entrypoint, tmp_path):
-    witness, store = tmp_path / "compose.yaml", tmp_path / "artifacts"
+    witness, cache, store = (tmp_path / name for name in ("compose.yaml", "cache", "artifacts"))
     store.mkdir()
     witness.touch()
     os.chown(witness, 4321, 8765)
-    os.chown(store, 11, 22)
-    entrypoint("status", IGNITE_OWNER=str(witness), IGNITE_CACHE="/nowhere")
-    assert owner_of(store) == (11, 22)
+    _, told = entrypoint("status", IGNITE_OWNER=str(witness), IGNITE_CACHE=str(cache))
+    script = ROOT / "docker" / "entrypoint.sh"
+    assert told == [f"setpriv --reuid 4321 --regid 8765 --clear-groups {script} status"]
+    assert {owner_of(path) for path in (store, cache / "4321")} == {(4321, 8765)}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("owner", [(11, 22), (0, 0)])
+def test_folders_that_hold_something_or_belong_to_somebody_stay_theirs(entrypoint, tmp_path, owner):
+    witness, store = tmp_path / "compose.yaml", tmp_path / "artifacts"
+    store.mkdir()
+    witness.touch()
+    (store / "inside").touch()
+    os.chown(witness, 4321, 8765)
+    os.chown(store, *owner)
+    entrypoint("status", IGNITE_OWNER=str(witness), IGNITE_CACHE=str(tmp_path / "cache"))
+    assert owner_of(store) == owner
 
 
 def owner_of(path: Path) -> tuple[int, int]:

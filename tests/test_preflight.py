@@ -256,8 +256,17 @@ def test_a_store_that_cannot_be_written_is_a_failure_with_the_fix(tmp_path):
     told = pipeline("preflight", "-q", "--device", "cpu", "--store", "/proc/store")
     (line,) = (line for line in told.out.splitlines() if line.startswith("FAIL store"))
     assert told.code == 1 and "cannot write to /proc (" in line
-    assert f"belongs to uid 0; this process is uid {os.getuid()}: chown it" in line
-    assert "docker run --user $(id -u):$(id -g)" in line and "another --store" in line
+    ours = os.getuid() == os.stat("/proc").st_uid
+    assert ("make it writable" if ours else "docker run --user $(id -u):$(id -g)") in line
+    assert "another --store" in line
+
+
+def test_a_folder_of_another_user_is_to_be_given_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: 4321)
+    words = looks._refused(tmp_path, "Permission denied", "another --store")
+    owner = tmp_path.stat().st_uid
+    assert f"belongs to uid {owner}; this process is uid 4321" in words
+    assert "sudo chown -R 4321:" in words and "docker run --user" in words
 
 
 def test_a_part_of_the_store_that_belongs_to_another_is_a_failure(tmp_path, monkeypatch):

@@ -232,3 +232,16 @@ def test_naming_local_data_imports_nothing_large():
         check=True,
     )
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.txt", "/**/*.txt"])
+def test_a_link_that_leads_nowhere_is_not_left_out_in_silence(tmp_path, pattern):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "one.txt").write_text("one")
+    (folder / "two.txt").symlink_to(tmp_path / "two.txt")
+    with pytest.raises(ValueError, match=r"two\.txt is a link to .*two\.txt, which is not there"):
+        sources.resolve(f"{folder}{pattern}", tmp_path, Memo(tmp_path / "memo"), fetch=False)
+    (tmp_path / "two.txt").write_text("two")
+    found = sources.resolve(f"{folder}{pattern}", tmp_path, Memo(tmp_path / "memo"), fetch=False)
+    assert len(found.files) == 2

@@ -152,11 +152,24 @@ def _walk(
             yield from _walk(entry.path, f"{above}{entry.name}/", skipped)
         elif entry.is_file():
             yield above + entry.name, entry.path
+        elif not skipped:  # whoever named this directory wants all of it
+            _refuse_dangling(entry.path)
 
 
 def _matches(pattern: str) -> list[tuple[str, str]]:
-    places = {place for place in glob.glob(pattern, recursive=True) if os.path.isfile(place)}
-    return sorted((Path(place).as_posix(), place) for place in places)
+    matches = set(glob.glob(pattern, recursive=True))
+    for place in matches:
+        _refuse_dangling(place)
+    files = filter(os.path.isfile, matches)
+    return sorted((Path(place).as_posix(), place) for place in files)
+
+
+def _refuse_dangling(place: str) -> None:
+    if os.path.islink(place) and not os.path.exists(place):
+        raise ValueError(
+            f"{place} is a link to {os.readlink(place)}, which is not there: bring it, or remove "
+            "the link (in a container only what lies below DATA is there)"
+        )
 
 
 def _missing(spec: str, path: Path) -> str:
