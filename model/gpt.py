@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.attention import KVCache
 from model.block import Block
@@ -25,14 +26,17 @@ from model.loss import head_loss, token_losses
 class GPT(nn.Module):
     """A decoder-only transformer.
 
-    ``compute_dtype`` is the type that branches compute in; weights stay float32. It is a setting
-    of the machine, not of the model: the same weights run in any.
+    ``compute_dtype`` is the type that branches compute in; weights stay float32. ``recompute`` says
+    whether the backward pass computes a block's activations again instead of keeping them (Chen et
+    al. 2016, arXiv:1604.06174): of each block stays its input alone, for a third more work. Both
+    are settings of the machine, not of the model: the same weights run in any.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int, seed: int = 0) -> None:
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
         self.compute_dtype = torch.float32
+        self.recompute = False
         self.embedding = Embedding(vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = Norm(config.width, config.norm, config.bias)
@@ -108,7 +112,16 @@ class GPT(nn.Module):
         if masks:
             x_BTD = masks.drop(0, x_BTD)
         for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, rotary, dtype, cache, layer, masks)
+            if self.recompute:
+                # dropout's masks are inputs; only attention's dropout asks torch's generator
+                x_BTD = checkpoint(
+                    block,
+                    *(x_BTD, rotary, dtype, cache, layer, masks),
+                    use_reentrant=False,
+                    preserve_rng_state=self.config.attention_dropout > 0,
+                )
+            else:
+                x_BTD = block(x_BTD, rotary, dtype, cache, layer, masks)
         if cache is not None:
             cache.length = past + time
         return self.final_norm(x_BTD, dtype)

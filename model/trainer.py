@@ -1,17 +1,22 @@
 """The loop: draw a batch, slice it, add up gradients, clip, step the optimizer, measure.
 
-What: ``Trainer.step`` does one optimizer step on the whole effective batch. Why slices: a batch
+What: ``Trainer.run_step`` does one optimizer step on the whole effective batch. Why slices: a batch
 that does not fit in memory is worked off in micro-batches, whose gradients add up to the same sum;
 the loss is averaged over the tokens of the *whole* batch, so slicing changes speed and never the
-result (beyond float rounding). The trainer knows no files: ``state`` and ``load`` hand everything
-that a run needs to go on, to the last bit, to whoever stores it. Cost: about 6 x parameters
-operations a token, 16 bytes of memory a parameter with AdamW, and the activations of one
-micro-batch.
+result (beyond float rounding). A step that runs out of memory all the same is done again in smaller
+slices: everything drawn for it is a function of the seed, the step and the sample, and nothing is
+changed before all its gradients are there. The trainer knows no files: ``state`` and ``load`` hand
+everything that a run needs to go on, to the last bit, to whoever stores it. Cost: about 6 x
+parameters operations a token, 16 bytes of memory a parameter with AdamW, and the activations of one
+micro-batch. The host waits for the device only in float16, and where a report's floats are read.
 """
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,16 +29,32 @@ from model.scaler import Scaler
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step showed: mean loss in nats per token, gradient norm before clipping, rate."""
+    """What one step showed: mean loss in nats per token, gradient norm before clipping, rate.
+
+    What was measured stays on the device until somebody reads it as a float, which waits for it:
+    whoever reads one step late keeps the device busy.
+    """
 
     step: int
-    loss: float
-    gradient_norm: float
+    loss_there: Tensor
+    norm_there: Tensor
     lr: float
+
+    @cached_property
+    def loss(self) -> float:
+        return self.loss_there.item()
+
+    @cached_property
+    def gradient_norm(self) -> float:
+        return self.norm_there.item()
 
 
 class Trainer:
-    """One run of one model on one device; ``step`` counts optimizer steps done."""
+    """One run of one model on one device; ``step`` counts optimizer steps done.
+
+    ``events`` says what had to be changed on the way, each with the step that it was done for.
+    ``may_recompute``: may activation checkpointing be switched on if nothing else helps?
+    """
 
     def __init__(
         self,
@@ -43,47 +64,104 @@ class Trainer:
         *,
         micro_batch: int,
         device: torch.device,
+        may_recompute: bool = True,
     ) -> None:
         self.model, self.train, self.batches = model.to(device), train, batches
-        self.micro_batch, self.device = micro_batch, device
+        self.micro_batch, self.device = min(micro_batch, train.batch), device
+        self.may_recompute = may_recompute
+        self.events: list[tuple[int, str]] = []
         self.optimizers = build_optimizers(model, train)
         self.scaler = Scaler()  # at work in float16 alone; kept for a machine that needs it again
         self.step = 0
+        self.peak = 1.0  # share of the recipe's learning rate, for a run that diverged
 
     def run_step(self) -> StepReport:
         """One optimizer step on ``train.batch`` windows."""
         self.model.train()
-        self.model.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self.device)
-        tokens = self.train.batch * self.model.config.context
-        for first in range(0, self.train.batch, self.micro_batch):
-            last = min(first + self.micro_batch, self.train.batch)
-            loss += self._backward(first, last, tokens)
-        norm = self._clip()
-        scale = learning_rate(self.step, self.train)
+        loss, norm = self._gradients()
+        scale = self.peak * learning_rate(self.step, self.train)
         if not self._scaled or self.scaler.finite(norm):
             for optimizer in self.optimizers.values():
                 optimizer.step(scale)
         self.step += 1
-        return StepReport(self.step, loss.item(), norm.item(), self.train.lr * scale)
+        return StepReport(self.step, loss, norm, self.train.lr * scale)
+
+    def _gradients(self) -> tuple[Tensor, Tensor]:
+        """Loss and norm of the step; what memory does not hold is tried again in smaller slices."""
+        while True:
+            try:
+                return self._try_gradients()
+            except torch.OutOfMemoryError as error:
+                said = str(error).partition("\n")[0]
+            # not above: there the error still holds all that its frames do
+            self._make_room(said)
+
+    def _try_gradients(self) -> tuple[Tensor, Tensor]:
+        self.model.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        for first in range(0, self.train.batch, self.micro_batch):
+            loss += self._backward(first, min(first + self.micro_batch, self.train.batch))
+        return loss, self._clip()
+
+    def _make_room(self, said: str) -> None:
+        """Take less memory from here on. Raises ValueError if there is nothing left to do."""
+        self.model.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+        if self.micro_batch > 1:
+            self.micro_batch = (self.micro_batch + 1) // 2
+            done = f"micro-batch {self.micro_batch}"
+        elif self.may_recompute and not self.model.recompute:
+            self.model.recompute = True
+            done = "activation checkpointing"
+        else:
+            allow = "" if self.model.recompute else "--activation-checkpointing auto, "
+            raise ValueError(
+                f"step {self.step + 1:,} does not fit into the memory of {self.device}, one "
+                f"sequence at a time: take {allow}a shorter model.context, a smaller --size or "
+                f"a device with more memory ({said})"
+            )
+        self.events.append((self.step + 1, f"out of memory: {done} from here on"))
+
+    def rehearse(self, size: int) -> None:
+        """Take all the memory that a step in slices of ``size`` takes, and leave no trace of it.
+
+        Raises torch.OutOfMemoryError if it is not there.
+        """
+        here = [self.device] if self.device.type == "cuda" else []
+        self.model.train()
+        try:
+            with torch.random.fork_rng(devices=here):
+                for parameter in self.model.parameters():  # the sum of the slices before
+                    parameter.grad = torch.zeros_like(parameter)
+                self._backward(0, size)
+            # the optimizers' steps need another number a parameter for a while
+            _ = [torch.empty_like(parameter) for parameter in self.model.parameters()]
+        finally:
+            self.model.zero_grad(set_to_none=True)
 
     @property
     def _scaled(self) -> bool:
         return self.model.compute_dtype == torch.float16
 
-    def _backward(self, first: int, last: int, tokens: int) -> Tensor:
+    def _backward(self, first: int, last: int) -> Tensor:
         """Add the gradient of slots first..last; returns their share of the mean loss."""
-        inputs, targets = (
-            torch.from_numpy(rows).to(self.device, non_blocking=True)
-            for rows in self.batches.slice(self.step, first, last)
-        )
+        inputs, targets = map(self._moved, self.batches.slice(self.step, first, last))
         keys = [random_bits(self.train.seed, 2, self.step, slot) for slot in range(first, last)]
         if self.model.config.attention_dropout:  # drawn inside torch's kernel, as it slices
             torch.manual_seed(keys[0])
         masks = self.model.masks(keys, inputs.shape[1])
+        tokens = self.train.batch * self.model.config.context
         loss = self.model.loss(inputs, targets, masks) / tokens
         (loss * self.scaler.factor if self._scaled else loss).backward()
         return loss.detach()
+
+    def _moved(self, rows: np.ndarray) -> Tensor:
+        """On the device; from pinned memory, because the host waits for copies from any other."""
+        tensor = torch.from_numpy(rows)
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def _clip(self) -> Tensor:
         """Scale all gradients so that their joint norm is at most ``train.clip``."""

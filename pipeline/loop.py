@@ -4,11 +4,23 @@ A checkpoint holds the trainer's whole state, the history and the best weights. 
 not in it: batches are a function of the step. That makes a killed and resumed run end with the same
 bytes as an uninterrupted one, on the same kind of device. It is written tensor by tensor, and the
 best weights are a file from the moment they were found: memory never holds a second copy.
+
+A run whose loss becomes absurd goes back to the newest checkpoint that this process wrote or came
+from, or to the very beginning, and takes half the learning rate from there on; three times at most.
+The factor is part of every checkpoint after that. Which checkpoint is the newest is a matter of
+time, so such a run is resumed to the same bytes from what it saved, but two such runs may differ.
+
+What a step has measured is read one step late, so that the device need not wait for the host; at
+once where anything depends on it.
 """
 
 import json
+import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,58 +30,125 @@ from model.evaluate import score
 from model.trainer import StepReport, Trainer
 from pipeline.checkpoint import Stored, link, write
 from pipeline.errors import Interrupted
+from pipeline.journal import Journal
+from pipeline.metrics import Meter, Segment, number
 from pipeline.stage import Context
 
 # a look at the validation split while training reads at most this many tokens of it
 _GLANCE = 1 << 16
 # nats per token; a blind guess among a million tokens costs 14
 _ABSURD = 100.0
+# the least share of the learning rate that a run may go back with: three halvings
+_LEAST = 1 / 8
+
+
+class _Diverged(Exception):
+    """The loss of a step, or of a look at that step, is absurd or no number."""
+
+    def __init__(self, loss: float, step: int) -> None:
+        super().__init__(loss, step)
+        self.loss, self.step = loss, step
+
+
+@dataclass(frozen=True)
+class _Back:
+    """Where a diverged run goes back to; the files lie in ``out`` under names of their own."""
+
+    step: int = 0
+    losses: int = 0
+    looks: int = 0
 
 
 class Loop:
-    """Steps until the recipe's number of steps; looks, shows and saves on the way."""
+    """Steps until the recipe's number of steps; looks, shows and saves on the way.
+
+    ``rebuild`` makes the trainer anew as it was before the first step; without it a run that
+    diverges before its first checkpoint ends.
+    """
 
     def __init__(
-        self, context: Context, trainer: Trainer, validation: np.ndarray, tokens: dict[str, int]
+        self,
+        context: Context,
+        trainer: Trainer,
+        validation: np.ndarray,
+        tokens: dict[str, int],
+        rebuild: Callable[[], Trainer] | None = None,
     ) -> None:
         self.context, self.trainer, self.validation = context, trainer, validation
+        self.rebuild = rebuild
         self.train = context.recipe.train
         self.bytes_per_token = tokens["validation_bytes"] / tokens["validation_tokens"]
         self.losses: list[float] = []
         self.looks: list[dict[str, float]] = []
-        # under another name than in a checkpoint, which takes its files away
+        self.segments: list[dict[str, Any]] = []  # of the processes before this one
+        self.late: StepReport | None = None  # of the last step, not read yet
+        self.read: StepReport | None = None  # of the last one that was
+        self.told = 0  # events of the trainer
+        # under other names than in a checkpoint, which takes its files away
         self.best = context.out / "best.kept"
+        self.back_state, self.back_best = context.out / "state.back", context.out / "best.back"
+        self.back = _Back()
         self.saved_at = self.started_at = time.monotonic()
+        self.journal = Journal(context.out / "metrics.kept", context.restored or {})
         if context.restored:
             self._restore(context.restored)
         self.started_from = trainer.step
+        self.meter = Meter(trainer, self.train.batch * trainer.model.config.context)
+        self.segment = Segment(trainer, self.meter)
 
     def run(self) -> dict[str, object]:
         while self.trainer.step < self.train.steps:
-            report = self.trainer.run_step()
-            self._refuse_divergence(report.loss, report.step)
-            self.losses.append(report.loss)
-            if report.step % self.train.eval_every == 0 or report.step == self.train.steps:
-                self._look(report.step)
-            self._show(report)
-            if self.context.stopping():
-                self._checkpoint()
-                raise Interrupted(f"checkpoint written at step {report.step}")
-            if self._checkpoint_due(report.step):
-                self._checkpoint()
+            try:
+                self._step()
+            except _Diverged as diverged:
+                self._go_back(diverged)
         return self._finish()
 
-    def _refuse_divergence(self, loss: float, step: int) -> None:
-        """Stop before anything is saved: the newest checkpoint is from before."""
-        if loss < _ABSURD:  # false for NaN as well
+    def _step(self) -> None:
+        began = time.monotonic()
+        report = self.trainer.run_step()
+        self._settle()
+        self.late, step = report, report.step
+        self._tell_events()
+        if step % self.train.eval_every == 0 or step == self.train.steps:
+            self._settle()
+            self._look(step)
+        if self.read is None:  # something must be shown
+            self._settle()
+        self._show(step)
+        self.context.needs("step", time.monotonic() - began)
+        stopping = self.context.stopping()
+        if stopping or self._checkpoint_due(step):
+            self._settle()
+            self._checkpoint()
+        if stopping:
+            raise Interrupted(f"checkpoint written at step {step}")
+
+    def _settle(self) -> None:
+        """Read what the last step has measured. Raises _Diverged before anything is saved."""
+        report, self.late = self.late, None
+        if report is None:
             return
-        lower = [f"--set train.lr={self.train.lr / 2:g}"]
-        if self.train.optimizer == "muon":
-            lower.append(f"--set train.muon_lr={self.train.muon_lr / 2:g}")
-        raise ValueError(
-            f"the loss became {loss:.4g} at step {step:,}: the run has diverged. Take a lower "
-            f"learning rate, such as {' '.join(lower)}, or a longer train.warmup"
+        self._refuse_divergence(report.loss, report.step)
+        self.losses.append(report.loss)
+        self.meter.lap(report.step)
+        self.read = report
+        scaled = self.trainer.model.compute_dtype == torch.float16
+        self.journal.add(
+            {
+                "step": report.step,
+                "loss": number(report.loss),
+                "gradient_norm": number(report.gradient_norm),
+                "lr": number(report.lr),
+                **self.meter.values(),
+                "skipped": scaled and not math.isfinite(report.gradient_norm),
+            }
         )
+
+    @staticmethod
+    def _refuse_divergence(loss: float, step: int) -> None:
+        if not loss < _ABSURD:  # true for NaN as well
+            raise _Diverged(loss, step)
 
     def _look(self, step: int) -> None:
         """Score the start of the validation split; remember the weights if they are the best."""
@@ -79,29 +158,47 @@ class Loop:
         if not self.looks or measured.loss < min(look["loss"] for look in self.looks):
             write(self._weights(), self.best)
         self.looks.append({"step": step, "loss": measured.loss})
+        bits = self._bits_per_byte(measured.loss)
+        line = {"validation_loss": number(measured.loss), "bits_per_byte": number(bits)}
+        self.journal.add({"step": step, **line})
+
+    def _bits_per_byte(self, loss: float) -> float:
+        return loss / np.log(2) / self.bytes_per_token
 
     def _weights(self) -> dict[str, Tensor]:
         return dict(self.trainer.model.named_parameters())
 
-    def _show(self, report: StepReport) -> None:
+    # what is shown
+
+    def _show(self, step: int) -> None:
+        assert self.read is not None
         elapsed = time.monotonic() - self.started_at
         tokens = self.train.batch * self.trainer.model.config.context
         shown = {
-            "loss": f"{report.loss:.4f}",
-            "tokens/s": f"{(report.step - self.started_from) * tokens / elapsed:,.0f}",
+            "loss": f"{self.read.loss:.4f}",
+            "tokens/s": f"{(step - self.started_from) * tokens / elapsed:,.0f}",
+            **self.meter.shown(),
         }
         if self.looks:
             loss = self.looks[-1]["loss"]
             shown["validation perplexity"] = f"{np.exp(loss):.2f}"
-            shown["bits per byte"] = f"{loss / np.log(2) / self.bytes_per_token:.4f}"
-        shown["next"] = self._next(report.step)
-        self.context.show(report.step, self.train.steps, "steps", shown)
+            shown["bits per byte"] = f"{self._bits_per_byte(loss):.4f}"
+        shown["next"] = self._next(step)
+        self.context.show(step, self.train.steps, "steps", shown)
 
     def _next(self, step: int) -> str:
         look = (step // self.train.eval_every + 1) * self.train.eval_every
         wait = self.context.machine.checkpoint_seconds - (time.monotonic() - self.saved_at)
         then = f"validation at step {look}" if look < self.train.steps else "evaluate"
         return f"checkpoint in {max(0, wait):.0f} s, {then}"
+
+    def _tell_events(self) -> None:
+        """Say what the trainer had to change on its way, each once."""
+        for step, words in self.trainer.events[self.told :]:
+            self.context.note(f"step {step:,}: {words}")
+        self.told = len(self.trainer.events)
+
+    # checkpoints
 
     def _checkpoint_due(self, step: int) -> bool:
         machine = self.context.machine
@@ -110,33 +207,104 @@ class Loop:
         return step < self.train.steps and bool(by_step or by_time)
 
     def _checkpoint(self) -> None:
-        out = self.context.out
-        write(self.trainer.state(), out / "state.safetensors")
+        began, out = time.monotonic(), self.context.out
+        write(self._state(), out / "state.safetensors")
         self._write_history(out / "history.json")
-        files = [out / "state.safetensors", out / "history.json"]
+        _write_segments(self._all_segments(), out / "segments.json")
+        files = [out / name for name in ("state.safetensors", "history.json", "segments.json")]
         if self.looks:
             link(self.best, out / "best.safetensors")
             files.append(out / "best.safetensors")
+        for part in self.journal.cut(self.trainer.step):
+            link(part, out / part.name)
+            files.append(out / part.name)
+        self._come_back_here(files[0], files[3] if self.looks else None)
         self.context.checkpoint(self.trainer.step, files)
         self.saved_at = time.monotonic()
+        self.context.needs("checkpoint", self.saved_at - began)
+
+    def _state(self) -> dict[str, Tensor]:
+        """Everything that a run needs to go on; the learning rate's factor only if there is one."""
+        factor = {} if self.trainer.peak == 1 else {"peak": torch.tensor(self.trainer.peak)}
+        return {**self.trainer.state(), **factor}
+
+    def _load(self, path: Path) -> None:
+        state = Stored(path)
+        self.trainer.load(state)
+        self.trainer.peak = state["peak"].item() if "peak" in list(state) else 1.0
 
     def _restore(self, files: dict[str, Path]) -> None:
-        self.trainer.load(Stored(files["state.safetensors"]))
+        self._load(files["state.safetensors"])
         history = json.loads(files["history.json"].read_text(encoding="utf-8"))
         self.losses, self.looks = history["losses"], history["validation"]
-        if "best.safetensors" in files:
-            link(files["best.safetensors"], self.best)
+        if "segments.json" in files:  # older checkpoints have none
+            self.segments = json.loads(files["segments.json"].read_text(encoding="utf-8"))
+        best = files.get("best.safetensors")
+        if best is not None:
+            link(best, self.best)
+        self._come_back_here(files["state.safetensors"], best)
 
     def _write_history(self, path: Path) -> None:
         history = {"losses": self.losses, "validation": self.looks}
         path.write_text(json.dumps(history) + "\n", encoding="utf-8")
 
+    def _all_segments(self) -> list[dict[str, Any]]:
+        return [*self.segments, *self.segment.told(self.trainer)]
+
+    # going back
+
+    def _come_back_here(self, state: Path, best: Path | None) -> None:
+        """Should the run diverge from here on, this is where it goes back to."""
+        link(state, self.back_state)
+        if best is not None:
+            link(best, self.back_best)
+        self.back = _Back(self.trainer.step, len(self.losses), len(self.looks))
+
+    def _go_back(self, diverged: _Diverged) -> None:
+        """Undo all steps since the newest checkpoint; half the learning rate from there on."""
+        factor = self.trainer.peak / 2
+        if factor < _LEAST or not (self.back.step or self.rebuild):
+            raise self._gives_up(diverged) from None
+        if self.back.step:
+            self._load(self.back_state)
+        else:
+            assert self.rebuild is not None
+            self.trainer, self.told = self.rebuild(), 0
+        self.trainer.peak, self.late, self.read = factor, None, None
+        del self.losses[self.back.losses :], self.looks[self.back.looks :]
+        if self.looks:
+            link(self.back_best, self.best)
+        self.segment.rollbacks += 1
+        line = {"step": self.back.step, "back_from": diverged.step, "loss": number(diverged.loss)}
+        self.journal.back({**line, "peak": factor})
+        self.meter.restart(self.back.step)
+        self.context.note(
+            f"the loss became {diverged.loss:.4g} at step {diverged.step:,}: back to step "
+            f"{self.back.step:,}, and on with {factor:g} of the recipe's learning rate"
+        )
+
+    def _gives_up(self, diverged: _Diverged) -> ValueError:
+        share = self.trainer.peak / 2
+        lower = [f"--set train.lr={self.train.lr * share:g}"]
+        if self.train.optimizer == "muon":
+            lower.append(f"--set train.muon_lr={self.train.muon_lr * share:g}")
+        tried = f", with {self.trainer.peak:g} of its learning rate" if share < 0.5 else ""
+        return ValueError(
+            f"the loss became {diverged.loss:.4g} at step {diverged.step:,}: the run has "
+            f"diverged{tried}. Take a lower learning rate, such as {' '.join(lower)}, or a longer "
+            "train.warmup"
+        )
+
     def _finish(self) -> dict[str, object]:
         out = self.context.out
         write(self._weights(), out / "weights.safetensors")
         link(self.best, out / "best.safetensors")
-        self.best.unlink()
         self._write_history(out / "history.json")
+        segments = self._all_segments()
+        _write_segments(segments, out / "segments.json")
+        self.journal.finish(out / "metrics.jsonl")
+        for name in (self.best, self.back_state, self.back_best):
+            name.unlink(missing_ok=True)
         model, elapsed = self.trainer.model, time.monotonic() - self.started_at
         steps = self.trainer.step - self.started_from
         tokens = self.train.batch * model.config.context
@@ -153,4 +321,9 @@ class Loop:
             "precision": str(model.compute_dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
+            "segments": segments,
         }
+
+
+def _write_segments(segments: list[dict[str, Any]], path: Path) -> None:
+    path.write_text(json.dumps(segments, indent=1) + "\n", encoding="utf-8")

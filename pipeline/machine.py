@@ -1,7 +1,9 @@
 """Settings of the machine: how a run is computed, never what it computes. No key holds them."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +16,8 @@ class Machine:
 
     device: str = "auto"
     precision: str = "auto"
-    micro_batch: int = 0  # sequences worked on at once; 0: as many as are 16,384 tokens
+    micro_batch: int = 0  # sequences worked on at once; 0: what fits, see fit.py
+    activation_checkpointing: str = "auto"  # or "on", "off"
     threads: int = 0  # CPU threads of torch; 0: torch's own choice
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int = 0  # additionally every so many steps; 0: by time alone
@@ -23,6 +26,9 @@ class Machine:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device):
             raise ValueError(f"--device {self.device}: it must be auto, cpu, cuda, cuda:N or mps")
+        if self.activation_checkpointing not in ("auto", "on", "off"):
+            given = f"--activation-checkpointing {self.activation_checkpointing}"
+            raise ValueError(f"{given}: it must be auto, on or off")
 
 
 def duration(text: str) -> float:
@@ -56,38 +62,74 @@ def resolve_device(name: str) -> "torch.device":
 
 
 def resolve_precision(name: str, device: "torch.device") -> "torch.dtype":
-    """The type that branches compute in: bfloat16 where the chip has real units for it.
+    """The type that branches compute in on this device. Raises ValueError for what is no good."""
+    import torch
 
-    Judged by compute capability and CPU features, because ``is_bf16_supported`` also says yes where
-    bfloat16 is emulated, many times slower. Raises ValueError for what the chip cannot do.
+    capability, chip = None, ""
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if name != "auto":  # it is for what may have to be said
+            chip = torch.cuda.get_device_name(device)
+    chosen = choose_precision(name, device.type, capability, _cpu_flags(), chip)
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
+
+
+def choose_precision(
+    name: str,
+    kind: str,
+    capability: tuple[int, int] | None = None,
+    flags: Collection[str] = (),
+    chip: str = "this GPU",
+) -> str:
+    """fp32, bf16 or fp16: what was asked for, or for ``auto`` what the chip has real units for.
+
+    ``kind`` is cuda, mps or cpu. Judged by a GPU's compute capability and a CPU's ``flags``,
+    because torch's ``is_bf16_supported`` also says yes where bfloat16 is emulated, many times
+    slower. Raises ValueError for what the chip cannot do well.
+    """
+    if name == "auto":
+        if kind == "cuda":
+            assert capability is not None
+            return "bf16" if capability >= (8, 0) else "fp16" if capability >= (7, 0) else "fp32"
+        fast = kind == "cpu" and ("avx512_bf16" in flags or "amx_bf16" in flags)
+        return "bf16" if fast else "fp32"
+    if name not in ("fp32", "bf16", "fp16"):
+        raise ValueError(f"--precision {name}: it must be auto, fp32, bf16 or fp16")
+    if why := _no_good(name, kind, capability, chip):
+        best = choose_precision("auto", kind, capability, flags)
+        raise ValueError(f"--precision {name}: {why}. Use --precision {best}")
+    return name
+
+
+def _no_good(name: str, kind: str, capability: tuple[int, int] | None, chip: str) -> str:
+    """Why nobody should compute in this type there; nothing if it is all right."""
+    if name == "bf16" and kind == "cuda" and capability < (8, 0):
+        return f"{chip} only emulates bfloat16, many times slower than what it has units for"
+    if name == "fp16" and kind == "cuda" and capability < (7, 0):
+        return f"{chip} has no tensor cores, and sums that it adds up in float16 overflow"
+    if name == "fp16" and kind != "cuda":
+        return "slow and no use on a CPU" if kind == "cpu" else "untried on Apple's GPUs"
+    return ""
+
+
+def _cpu_flags() -> frozenset[str]:
+    """What the CPU can do beyond the common, in the words of Linux; elsewhere nothing is known."""
+    try:
+        return frozenset(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return frozenset()
+
+
+def allow_tf32(device: "torch.device") -> None:
+    """Let GPUs of capability 8.0 or newer multiply float32 matrices on their tensor cores.
+
+    They round what goes in to 10 bits behind the point and add up in float32: several times as
+    fast, and a little off. So fp32 on such a GPU differs from fp32 on an older one or a CPU in the
+    fourth digit of a product, not in the last; it is as repeatable as before on one kind of GPU.
+    Even in bf16 some products are float32: those of Muon.
     """
     import torch
 
-    native = _has_bfloat16(device)
-    types = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    if name == "auto":
-        name = "bf16" if native else "fp32"
-    if name not in types:
-        raise ValueError(f"--precision {name}: it must be auto, fp32 or bf16")
-    if name == "bf16" and device.type == "cuda" and not native:
-        raise ValueError(
-            f"--precision bf16: {torch.cuda.get_device_name(device)} only emulates bfloat16, "
-            "many times slower than float32. Use --precision fp32"
-        )
-    return types[name]
-
-
-def _has_bfloat16(device: "torch.device") -> bool:
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        try:
-            from pathlib import Path
-
-            flags = Path("/proc/cpuinfo").read_text()
-        except OSError:
-            return False
-        return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        # not set_float32_matmul_precision: that changes what CPUs compute as well
+        torch.backends.cuda.matmul.allow_tf32 = True

@@ -257,9 +257,10 @@ def _refused(folder: Path, why: str, other: str) -> str:
     words = f"cannot write to {folder} ({why})"
     if not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid():
         return f"{words}: make it writable (chmod u+w, a mount without :ro), or give {other}"
+    us = os.getuid()
     return (
-        f"{words}, which belongs to uid {folder.stat().st_uid}; this process is uid {os.getuid()}: "
-        f"give it away with all that lies beside it (sudo chown -R {os.getuid()}:{os.getgid()} ...), "
+        f"{words}, which belongs to uid {folder.stat().st_uid}; this process is uid {us}: give it "
+        f"away with all that lies beside it (sudo chown -R {us}:{os.getgid()} ...), "
         f"or run the container as its owner (docker run --user $(id -u):$(id -g)), or give {other}"
     )
 

@@ -48,6 +48,9 @@ class Context:
     stopping: Callable[[], bool] = field(default=lambda: False)
     show: Callable[..., None] = field(default=lambda *_, **__: None)
     save: Callable[..., None] = field(default=lambda *_, **__: None)
+    note: Callable[[str], None] = field(default=lambda _: None)  # say something to people once
+    # say how many seconds a part of ending in order took, such as writing a checkpoint
+    needs: Callable[[str, float], None] = field(default=lambda *_: None)
 
     def progress(self, done: int, total: int | None, unit: str, **shown: str) -> None:
         """Say how far the work is. Raises Interrupted if somebody asked to stop."""

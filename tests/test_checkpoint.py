@@ -302,6 +302,8 @@ def test_the_best_weights_outlive_checkpoints_and_sessions(tmp_path, monkeypatch
     assert {file.name for file in out.iterdir()} == {
         "best.safetensors",
         "history.json",
+        "metrics.jsonl",
+        "segments.json",
         "weights.safetensors",
     }
     # every checkpoint still holds what was the best when it was written
@@ -316,7 +318,7 @@ def test_a_checkpoint_before_the_first_look_has_no_best_weights(tmp_path, monkey
     run = Sessions(tmp_path, [5.0] * 6, monkeypatch)
     run.chosen = toy_recipe("train.steps=6", "train.eval_every=4")
     run.run(until=2)
-    assert set(run.saved) == {"state.safetensors", "history.json"}
+    assert "best.safetensors" not in run.saved
     assert (run.run() / "best.safetensors").read_bytes() == run.weights[4]
 
 

@@ -314,10 +314,10 @@ def test_status_tells_a_running_stage_and_its_progress(tmp_path, corpus):
     assert after["checkpoint_step"] >= 1
 
 
-def test_a_diverging_run_stops_at_once_and_says_what_to_do(tmp_path, corpus):
+def test_a_diverging_run_that_nothing_helps_says_what_to_do(tmp_path, corpus):
     engine = toy_engine(tmp_path / "store", corpus, "train.lr=1000", "train.muon_lr=1000")
     with pytest.raises(
-        ValueError, match=r"the loss became .* --set train\.lr=500 --set train\.muon_lr=500"
+        ValueError, match=r"the loss became .* --set train\.lr=62\.5 --set train\.muon_lr=62\.5"
     ):
         run(engine)
     assert planned(engine, "train").state.owner is None

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.machine import Machine, duration, resolve_device, resolve_precision
+from pipeline.machine import Machine, duration, resolve_device
 from pipeline.redact import redacted
 from pipeline.ui import human_bytes, human_seconds
 
@@ -63,22 +63,6 @@ def test_a_device_beyond_the_last(monkeypatch):
     assert resolve_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ValueError, match="--device cuda:2: here they end at cuda:1"):
         resolve_device("cuda:2")
-
-
-def test_precisions():
-    assert resolve_precision("fp32", CPU) == torch.float32
-    assert resolve_precision("bf16", CPU) == torch.bfloat16
-    with pytest.raises(ValueError, match="--precision fp8: it must be auto, fp32 or bf16"):
-        resolve_precision("fp8", CPU)
-
-
-def test_emulated_bfloat16_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    gpu = torch.device("cuda")
-    assert resolve_precision("auto", gpu) == torch.float32
-    with pytest.raises(ValueError, match=r"Tesla T4 only emulates bfloat16.* Use --precision fp32"):
-        resolve_precision("bf16", gpu)
 
 
 def test_numbers_as_people_read_them():

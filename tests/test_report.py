@@ -1,6 +1,7 @@
 """The report page: what it shows, that nothing in it can do harm, and that it is reproducible."""
 
 import html.parser
+import platform
 import re
 import shlex
 import sys
@@ -164,6 +165,23 @@ def test_run_without_training_has_no_curves(tmp_path, corpus):
     write_report(engine, tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "svg" not in page.names and "270 tokens" in page.text
+
+
+def test_a_table_says_who_computed_which_part(tmp_path, corpus):
+    engine = toy_engine(tmp_path / "store", corpus)
+    run(engine, "encode")
+    for _ in range(2):
+        steps = iter(range(1, 100))
+        with pytest.raises(Interrupted):
+            run(engine, stopping=lambda steps=steps: next(steps) == 3)
+    write_report(engine, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<td>1 to 3</td>" in text and "<td>4 to 6</td>" in text
+    assert f"<td>{platform.node()}</td><td>cpu</td><td>float32</td>" in text
+    run(engine)
+    write_report(engine, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "7 to 12" in page.text and "segments" not in page.text
 
 
 def test_lost_history_costs_only_the_curves(tmp_path, corpus):

@@ -1,6 +1,7 @@
 """What people are told of runs elsewhere: who works, where, how far, and who has gone silent."""
 
 import json
+import platform
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -9,12 +10,13 @@ from commands import launch, pipeline
 from pipelines import MACHINE, local_store, run, toy_engine, write_corpus
 
 from pipeline.cli import show
-from pipeline.cli.show_log import story
+from pipeline.cli.show_log import segment, story
 from pipeline.engine import log
 from pipeline.engine.beat import Beat, machine_id
 from pipeline.engine.engine import Engine
 from pipeline.engine.log import Claim, Entry
 from pipeline.engine.remembered import remember
+from pipeline.errors import Interrupted
 from pipeline.hashing import canonical
 from pipeline.store.disk import Disk
 from pipeline.store.store import Store
@@ -168,6 +170,87 @@ def test_the_json_of_every_stage_has_the_same_keys(engine):
     always = {"key", "state", "seconds", "bytes", "where", "last_beat", "unsent_step", "origin"}
     for stage in show.status(engine, engine.plan())["stages"].values():
         assert always <= stage.keys()
+
+
+# who computed what
+
+
+def sessions(engine: Engine, *counts: int) -> None:
+    """Train in sessions of so many steps each, and then to the end."""
+    for count in counts:
+        steps = iter(range(1, 100))
+        with pytest.raises(Interrupted):
+            run(engine, "train", stopping=lambda steps=steps, count=count: next(steps) == count)
+
+
+def trained(engine: Engine) -> dict:
+    return show.status(engine, engine.plan())["stages"]["train"]
+
+
+def test_each_part_of_a_training_run_is_told(engine):
+    run(engine, "encode")
+    assert trained(engine)["segments"] == []
+    sessions(engine, 3)
+    assert [(each["from"], each["to"]) for each in trained(engine)["segments"]] == [(1, 3)]
+    assert "in parts" not in show.status_text(show.status(engine, engine.plan()))
+    sessions(engine, 4)
+    said = show.status_text(show.status(engine, engine.plan())).splitlines()
+    at = said.index("train was computed in parts:")
+    first, second = said[at + 1 :]
+    assert first.startswith(f"steps 1 to 3 on {platform.node()}, cpu, float32, threads 1, micro-b")
+    assert second.startswith("steps 4 to 7 on ")
+    run(engine, "train")
+    ends = [each["to"] for each in trained(engine)["segments"]]
+    assert ends == [3, 7, 12]
+    train = next(planned for planned in engine.plan() if planned.stage.name == "train")
+    told = story(train.state.entries)
+    assert [line.split(" on ")[0].strip() for line in told[-3:]] == [
+        "steps 1 to 3",
+        "steps 4 to 7",
+        "steps 8 to 12",
+    ]
+    assert "result" in told[-4]
+
+
+def test_segments_that_cannot_be_read_are_left_out(engine):
+    run(engine, "encode")
+    sessions(engine, 3)
+    state = next(each for each in engine.plan() if each.stage.name == "train").state
+    blob = state.checkpoints[-1].body["files"]["segments.json"]["digest"]
+    engine.store.remove_blob(blob)
+    assert trained(engine)["segments"] == []
+
+
+PART = {
+    "from": 1,
+    "to": 1200,
+    "seconds": 75.0,
+    "tokens_per_second": 24000,
+    "machine": "gpu-box",
+    "device": "Tesla T4",
+    "precision": "float16",
+    "micro_batch": 8,
+    "world_size": 2,
+    "threads": 4,
+    "torch": "2.13.0",
+    "skipped": 3,
+    "rollbacks": 1,
+    "mfu": 0.31,
+    "peak_tflops": 65.1,
+    "peak_measured": False,
+}
+
+
+def test_a_part_in_words():
+    assert segment(PART) == (
+        "steps 1 to 1,200 on gpu-box, Tesla T4, float16, 2 processes, micro-batch 8, "
+        "24,000 tokens/s in 1:15, MFU 31.0%, updates skipped 3, returns to a checkpoint 1"
+    )
+    plain = PART | {"device": "cpu", "world_size": 1, "skipped": 0, "rollbacks": 0}
+    assert segment(plain | {"peak_measured": True}) == (
+        "steps 1 to 1,200 on gpu-box, cpu, float16, threads 4, micro-batch 8, "
+        "24,000 tokens/s in 1:15, MFU 31.0% of a measured peak"
+    )
 
 
 # the story of a log

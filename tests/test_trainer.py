@@ -120,11 +120,30 @@ def test_the_loss_falls_to_what_the_text_allows(optimizer: str) -> None:
     assert math.log(2) * 0.9 < seen[-1] < 1.2 * math.log(2)
 
 
+def test_a_report_may_be_read_late() -> None:
+    soon, late = trainer(), trainer()
+    expected = [
+        (report.loss, report.gradient_norm) for report in (soon.run_step(), soon.run_step())
+    ]
+    reports = [late.run_step(), late.run_step()]
+    assert [(report.loss, report.gradient_norm) for report in reports] == expected
+
+
 def test_reports_count_steps_and_tell_the_rate() -> None:
     run = trainer()
     reports = [run.run_step() for _ in range(4)]
     assert [report.step for report in reports] == [1, 2, 3, 4]
     assert [report.lr for report in reports[:3]] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2])
+
+
+def test_a_share_of_the_rate_moves_weights_less() -> None:
+    full, half = trainer(), trainer()
+    half.peak = 0.5
+    start = full.model.embedding.weight.detach().clone()
+    reports = full.run_step(), half.run_step()
+    assert reports[1].lr == reports[0].lr / 2
+    moved = [(run.model.embedding.weight - start).norm().item() for run in (full, half)]
+    assert moved[1] == pytest.approx(moved[0] / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

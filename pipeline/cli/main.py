@@ -2,12 +2,12 @@
 
 import click
 
-from pipeline.cli import care, preflight, runs, stores
+from pipeline.cli import care, metrics, preflight, runs, stop, stores
 from pipeline.cli.process import run_command
 
 VERBS = (
     *(runs.run, runs.status, runs.explain_stage, runs.graph, runs.log_stage, runs.sizes),
-    *(runs.sample, runs.generate, runs.report),
+    *(metrics.metrics, stop.stop, runs.sample, runs.generate, runs.report),
     *(stores.push, stores.pull, stores.accept, stores.adopt, care.gc, care.verify),
     preflight.preflight,
 )

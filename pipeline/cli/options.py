@@ -65,6 +65,15 @@ def recipe_options(command: Callable) -> Callable:
     return command
 
 
+class _AutoOr(click.IntRange):
+    """A whole number, or ``auto``, which is zero."""
+
+    name = "whole number or auto"
+
+    def convert(self, value: Any, *rest: Any) -> Any:
+        return 0 if value == "auto" else super().convert(value, *rest)
+
+
 def machine_options(command: Callable) -> Callable:
     """Options of the machine; they change how fast a run is, never what it trains."""
     for option in (
@@ -95,16 +104,23 @@ def machine_options(command: Callable) -> Callable:
             help="CPU threads; 0 leaves the choice to torch.",
         ),
         click.option(
+            "--activation-checkpointing",
+            type=click.Choice(["auto", "on", "off"]),
+            default="auto",
+            help="Keep less and compute it again; auto: where memory is short.",
+        ),
+        click.option(
             "--micro-batch",
-            type=click.IntRange(0),
-            default=0,
-            help="Sequences worked on at once; 0: as many as are 16,384 tokens.",
+            type=_AutoOr(0),
+            default="auto",
+            metavar="N",
+            help="Sequences worked on at once, or auto: as many as fit.",
         ),
         click.option(
             "--precision",
-            type=click.Choice(["auto", "fp32", "bf16"]),
+            type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
             default="auto",
-            help="auto is bf16 where the chip is fast at it.",
+            help="auto is what the chip is fast at: bf16, fp16 or fp32.",
         ),
         click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
     ):
@@ -179,19 +195,10 @@ def make_engine(
     return Engine(opened, chosen, tuple(_upstream(place) for place in upstreams))
 
 
-def make_machine(
-    device: str,
-    precision: str,
-    micro_batch: int,
-    threads: int,
-    checkpoint_every: str,
-    checkpoint_steps: int,
-    keep: int,
-) -> Machine:
+def make_machine(checkpoint_every: str, **told: Any) -> Machine:
     """The machine as it was described. Raises UsageError for what no machine is."""
     try:
-        seconds = duration(checkpoint_every)
-        return Machine(device, precision, micro_batch, threads, seconds, checkpoint_steps, keep)
+        return Machine(checkpoint_seconds=duration(checkpoint_every), **told)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
@@ -200,6 +207,7 @@ _MACHINE = (
     "device",
     "precision",
     "micro_batch",
+    "activation_checkpointing",
     "threads",
     "checkpoint_every",
     "checkpoint_steps",

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from pipeline.engine.beat import REMOTE_DEAD_AFTER, Watch, machine_id
+from pipeline.engine.beat import REMOTE_DEAD_AFTER, Watch, asked_to_stop, machine_id
 from pipeline.engine.log import Entry
 from pipeline.store.store import Store
 from pipeline.ui import age
@@ -39,6 +39,7 @@ def presence(store: Store, key: str, claim: Entry) -> dict[str, Any]:
         "here": here,
         "last_beat": last.get("at"),
         "progress": last.get("progress", {}),
+        "asked_to_stop": asked_to_stop(store, claim.body["owner"]) if alive else None,
     }
 
 
@@ -57,12 +58,15 @@ def _young(at: str | None) -> bool:
 
 
 def life(told: dict[str, Any]) -> str:
-    """The signs of life of an owner elsewhere, in words."""
-    beat = told["last_beat"]
+    """The signs of life of an owner elsewhere, in words; and whether it is to stop."""
+    beat, asked = told["last_beat"], told.get("asked_to_stop")
+    words = [f"to stop: {asked}"] if asked else []
     if told["state"] == "silent":
         since = f"silent since {moment(beat)} by its clock" if beat else "silent, without a beat"
-        return f"{since}, {TAKEN_OVER}"
-    return "" if told["here"] else f"last beat {moment(beat)} by its clock"
+        words.append(f"{since}, {TAKEN_OVER}")
+    elif not told["here"]:
+        words.append(f"last beat {moment(beat)} by its clock")
+    return ", ".join(words)
 
 
 def moment(at: str) -> str:

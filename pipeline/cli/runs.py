@@ -21,7 +21,9 @@ from pipeline.cli.process import EXIT_INTERRUPTED, program, stop_on_signals
 from pipeline.cli.show_log import story
 from pipeline.engine import log
 from pipeline.engine.engine import Engine, Planned
+from pipeline.engine.stopping import Stopping
 from pipeline.errors import Interrupted
+from pipeline.machine import duration
 from pipeline.redact import redacted
 from pipeline.store.places import trust
 
@@ -30,9 +32,15 @@ from pipeline.store.places import trust
 @click.argument("stage", type=click.Choice(NAMES), default="sample", metavar="[STAGE]")
 @recipe_options
 @machine_options
+@click.option(
+    "--stop-after",
+    metavar="DURATION",
+    help="Checkpoint and end (exit 75) so that all is saved this long after the start, "
+    "such as 11h30m.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would run and why; run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def run(stage: str, dry_run: bool, as_json: bool, **options: Any) -> None:
+def run(stage: str, stop_after: str | None, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Run every stage up to STAGE (all, if not given) that has no result yet.
 
     STAGE is prepare, tokenizer, encode, train, evaluate or sample.
@@ -42,6 +50,7 @@ def run(stage: str, dry_run: bool, as_json: bool, **options: Any) -> None:
     pipeline run --size small --data corpus.txt
     pipeline run tokenizer --set tokenizer.vocab_size=4096 --data 'docs/**/*.md'
     """
+    stopping = _stopping(stop_after)
     engine, machine = engine_and_machine(options)
     if dry_run:
         _dry_run(engine, stage, as_json)
@@ -49,15 +58,17 @@ def run(stage: str, dry_run: bool, as_json: bool, **options: Any) -> None:
     from pipeline import ui as user_interface
 
     trust(engine.store)
+    stopping.signalled = stop_on_signals()
     ui = user_interface.choose() if not as_json else user_interface.Ui(sys.stderr)
     source = redacted(engine.recipe.data.source)
     ui.say(f"{engine.recipe.size} on {source}, store {engine.store.place}")
     try:
-        report = engine.run(stage, machine, ui, stop_on_signals())
+        report = engine.run(stage, machine, ui, stopping)
     except Interrupted as interrupted:
         ui.close()
         command = redacted(shlex.join([program(), *sys.argv[1:]]))
-        click.echo(f"stopped: {interrupted}. Go on with: {command}", err=True)
+        stopped = f"stopped {stopping.why}".strip()
+        click.echo(f"{stopped}: {interrupted}. Go on with: {command}", err=True)
         raise SystemExit(EXIT_INTERRUPTED) from None
     finally:
         ui.close()
@@ -67,6 +78,19 @@ def run(stage: str, dry_run: bool, as_json: bool, **options: Any) -> None:
     if not any(ran for _, ran, _ in report):
         ui.say("nothing to do: every stage has its result")
     ui.say("\n" + show.summary(engine, report))
+
+
+def _stopping(after: str | None) -> Stopping:
+    """When to stop; its time begins now. Raises UsageError for what is no duration."""
+    if after is None:
+        return Stopping(lambda: False)
+    try:
+        seconds = duration(after)
+    except ValueError as error:
+        raise click.UsageError(f"--stop-after: {error}") from error
+    if not seconds:
+        raise click.UsageError("--stop-after: it must be longer than nothing")
+    return Stopping(lambda: False, seconds, f"after {after}")
 
 
 def _dry_run(engine: Engine, upto: str, as_json: bool) -> None:

@@ -1,14 +1,17 @@
 """Plans and results as text for people and as JSON for programs."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from model.config import SIZES
 from pipeline.cli.presence import how_far, life, moment, presence
+from pipeline.cli.show_log import segment
 from pipeline.engine import keys, log
 from pipeline.engine.courier import read_unsent
 from pipeline.engine.engine import Engine, Planned
 from pipeline.engine.log import Entry
+from pipeline.errors import StoreError
 from pipeline.redact import redacted
 from pipeline.stages import STAGES
 from pipeline.store.store import Store
@@ -35,10 +38,13 @@ def describe(engine: Engine, planned: Planned) -> dict[str, Any]:
 
     ``where``, ``last_beat``: of the process that works on it. ``origin``: the other store that has
     the result. ``unsent_step``: of a checkpoint that is on this machine and not in the store yet.
+    ``segments``, of train: who computed which part of it, as far as the newest checkpoint goes.
     """
     told: dict[str, Any] = {"key": planned.key, "state": "to run"}
     told |= dict.fromkeys(("seconds", "bytes", "where", "last_beat", "unsent_step", "origin"))
     state, result = planned.state, planned.result
+    if planned.stage.name == "train":
+        told["segments"] = [] if result else _segments(engine.store, state)
     if planned.key is None or state is None:
         waiting = list(planned.stage.upstream)
         told |= {"state": "waiting", "for": waiting or ["its source"]}
@@ -58,6 +64,17 @@ def describe(engine: Engine, planned: Planned) -> dict[str, Any]:
     if state.checkpoints:
         told |= {"checkpoint_step": state.checkpoints[-1].body["step"]}
     return told
+
+
+def _segments(store: Store, state: log.State | None) -> list[dict[str, Any]]:
+    """Who has computed what the newest checkpoint holds; nothing, if that cannot be read."""
+    files = state.checkpoints[-1].body["files"] if state and state.checkpoints else {}
+    if "segments.json" not in files:
+        return []
+    with suppress(StoreError, OSError, ValueError):
+        path = store.blob(files["segments.json"]["digest"])
+        return json.loads(path.read_text(encoding="utf-8"))
+    return []
 
 
 def unsent_step(store: Store, key: str, state: log.State) -> int | None:
@@ -94,7 +111,11 @@ def status_text(told: dict[str, Any]) -> str:
         for name, stage in told["stages"].items()
     ]
     heading = f"{recipe['size']} on {recipe['data']['source']}, store {told['store']}"
-    return f"{heading}\n\n" + table(("stage", "state", "time", "size", "key", ""), rows)
+    parts = [heading, table(("stage", "state", "time", "size", "key", ""), rows)]
+    segments = told["stages"].get("train", {}).get("segments", [])
+    if len(segments) > 1:
+        parts.append("\n".join(["train was computed in parts:", *map(segment, segments)]))
+    return "\n\n".join(parts)
 
 
 def _detail(stage: dict[str, Any]) -> str:

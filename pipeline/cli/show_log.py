@@ -14,11 +14,38 @@ def story(entries: Iterable[Entry], every: bool = False) -> list[str]:
     teller, lines = _Teller(), []
     for run in _runs(entries):
         told = [_line(entry, teller.words(entry)) for entry in run]
+        segments = _segments(run[-1])
+        if len(segments) == 1:
+            told[-1] += f", {segment(segments[0])}"
+        else:
+            told += [f"{'':45}{segment(each)}" for each in segments]
         if len(told) > _FOLD and not every:
             first = run[0].body["step"]
             told = [f"{told[-1]}, the last of {len(run)} from step {first:,} on (--all shows each)"]
         lines += told
     return lines
+
+
+def _segments(entry: Entry) -> list[dict[str, Any]]:
+    return entry.body["metrics"].get("segments", []) if entry.kind == "result" else []
+
+
+def segment(told: dict[str, Any]) -> str:
+    """Who computed a part of a run, as ``segments.json`` says it: where, on what, how fast."""
+    parts = [f"on {told['machine']}, {told['device']}", told["precision"]]
+    if told["device"] == "cpu":
+        parts.append(f"threads {told['threads']}")
+    if told["world_size"] > 1:
+        parts.append(f"{told['world_size']} processes")
+    parts.append(f"micro-batch {told['micro_batch']}")
+    parts.append(f"{told['tokens_per_second']:,} tokens/s in {human_seconds(told['seconds'])}")
+    if told["mfu"] is not None:
+        measured = " of a measured peak" if told["peak_measured"] else ""
+        parts.append(f"MFU {told['mfu']:.1%}{measured}")
+    for name, words in (("skipped", "updates skipped"), ("rollbacks", "returns to a checkpoint")):
+        if told[name]:
+            parts.append(f"{words} {told[name]:,}")
+    return f"steps {told['from']:,} to {told['to']:,} {', '.join(parts)}"
 
 
 def _runs(entries: Iterable[Entry]) -> list[list[Entry]]:

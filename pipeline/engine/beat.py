@@ -2,6 +2,7 @@
 
     beat/<key>/<owner>          a nonce and the owner's progress, rewritten while it lives
     beat/<key>/<owner>.lock     on the owner's own disk; locked by its process, and by nobody else
+    stop/<owner>                who asks the owner to stop, when and why; it looks at every beat
 
 On the same machine the operating system knows: a lock on a file ends with the process that holds
 it, however it died. From anywhere else an owner is dead when its beat has not changed for
@@ -10,22 +11,27 @@ compared, and time in which the store could not be reached does not count. Both 
 process that was merely stopped. That costs nothing but its work since the last checkpoint: the log
 fences it off (log.py).
 
-Cost: on a store elsewhere one small write every ``REMOTE_EVERY`` seconds, 9,000 a day.
+Nobody can make an owner stop: it is asked, and ends as if it were interrupted where it runs.
+
+Cost: on a store elsewhere one small write and one read every ``REMOTE_EVERY`` seconds, 9,000 a day.
 """
 
 import contextlib
+import getpass
 import json
 import os
 import platform
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.engine.log import Entry
 from pipeline.errors import StoreAway, StoreError
+from pipeline.hashing import canonical
 from pipeline.store.store import Store
 
 try:
@@ -50,10 +56,15 @@ def me() -> str:
 
 
 class Beat:
-    """Shows that this process lives and works on a key; a context manager."""
+    """Shows that this process lives and works on a key; a context manager.
 
-    def __init__(self, store: Store, key: str) -> None:
-        self.store = store
+    ``asked`` is told, by a thread of the beat's own, who asks it to stop and why.
+    """
+
+    def __init__(
+        self, store: Store, key: str, asked: Callable[[str], None] = lambda why: None
+    ) -> None:
+        self.store, self.asked = store, asked
         self.owner = me()
         self.name = f"beat/{key}/{self.owner}"
         self.progress: dict[str, Any] = {}
@@ -75,6 +86,7 @@ class Beat:
         self._stop.set()
         self._thread.join(timeout=5)  # a network that hangs must not keep us
         _remove(self.store, self.name)
+        withdraw(self.store, self.owner)
         self._lock.close()
 
     def _run(self) -> None:
@@ -83,6 +95,9 @@ class Beat:
             # a failed beat is no reason to stop: the next one may arrive
             with contextlib.suppress(OSError, ValueError):
                 self._write()
+            with contextlib.suppress(OSError, ValueError):
+                if (flag := self.store.records.read(_flag(self.owner))) is not None:
+                    self.asked(_words(flag))
 
     def _write(self) -> None:
         beat = {
@@ -96,6 +111,50 @@ class Beat:
 def bury(store: Store, key: str, claim: Entry) -> None:
     """Remove what the dead owner of a claim has left behind."""
     _remove(store, f"beat/{key}/{claim.body['owner']}")
+    withdraw(store, claim.body["owner"])
+
+
+def ask_to_stop(store: Store, owner: str, why: str) -> None:
+    """Ask the process of that name to stop; it sees it at its next beat."""
+    flag = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": f"{_user()}@{platform.node() or 'host'}",
+        "why": why,
+    }
+    store.replace(_flag(owner), canonical(flag))
+
+
+def asked_to_stop(store: Store, owner: str) -> str | None:
+    """Who asks the process of that name to stop, in words; None if nobody does."""
+    flag = store.read(_flag(owner))
+    return None if flag is None else _words(flag)
+
+
+def withdraw(store: Store, owner: str) -> None:
+    """Nobody asks that process any more: it is gone, or about to be."""
+    with contextlib.suppress(OSError, StoreError):
+        store.records.remove(_flag(owner))
+
+
+def _flag(owner: str) -> str:
+    return f"stop/{owner}"
+
+
+def _words(flag: bytes) -> str:
+    """``ada@laptop asked for it: the card is needed``; any flag counts, even one cut short."""
+    try:
+        told = json.loads(flag)
+        by, why = str(told["by"]), str(told["why"])
+    except (ValueError, KeyError, TypeError):
+        return "somebody asked for it"
+    return f"{by} asked for it" + (f": {why}" if why else "")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container may have no name for its user
+        return "somebody"
 
 
 def _remove(store: Store, name: str) -> None:

@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("model", "pipeline", "launchers")
 # what carries or shows results and has no say in them
 ROOMS = ("pipeline.cli", "pipeline.engine", "pipeline.report", "pipeline.store")
-BESIDE = ("errors", "hashing", "machine", "memo", "recipe", "redact", "stage", "ui")
+BESIDE = (
+    *("errors", "fit", "hashing", "journal", "machine", "memo", "metrics", "peaks"),
+    *("recipe", "redact", "stage", "ui"),
+)
 _FORMAT = 1  # of what is remembered of a file
 # some Pythons 3.11 count how deep they are in a tree once for all threads, and raise SystemError
 # when two parse at the same time (python/cpython#106905)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from pipeline.engine.courier import (
     read_unsent,
 )
 from pipeline.engine.log import Claim, Entry, State, stamp
+from pipeline.engine.stopping import Stopping
 from pipeline.errors import Damaged, Interrupted, Lost, StoreAway, StoreError
 from pipeline.hashing import file_digest
 from pipeline.machine import Machine
@@ -98,7 +99,8 @@ class Work:
         self, store: Store, stage: Stage, key: str, state: State, session: Session
     ) -> None:
         self.store, self.stage, self.key = store, stage, key
-        self.state, self.session = state, session
+        self.state, self.stopping = state, Stopping.of(session.stopping)
+        self.session = replace(session, stopping=self.stopping)
         self.courier = Courier(self._carry, session.ui.note)
         # what the courier could not do it tries again, so no request of its needs to wait long
         self.brisk = store.patient(_ONE_TRY, lambda why: None)
@@ -120,7 +122,8 @@ class Work:
 
         ``missing`` are blobs of an earlier result that are gone: it is retired first.
         """
-        with Beat(self.store, self.key) as beat, self.store.scratch() as scratch:
+        beating = Beat(self.store, self.key, self._asked_to_stop)
+        with beating as beat, self.store.scratch() as scratch:
             self._take(beat, record)
             self.scratch, out = scratch, scratch / "out"
             show = self._shower(beat)
@@ -139,9 +142,11 @@ class Work:
                     out=out,
                     source=source,
                     restored=restored.files,
-                    stopping=self.session.stopping,
+                    stopping=self.stopping,
                     show=show,
                     save=self._save,
+                    note=self._note,
+                    needs=self.stopping.needs,
                 )
                 metrics = importlib.import_module(self.stage.module).run(context)
                 if (left := self.courier.cancel()) is not None:
@@ -231,6 +236,7 @@ class Work:
 
     def _carry(self, checkpoint: Checkpoint) -> None:
         """Called in the courier's thread: blobs first, the entry after, what it replaces last."""
+        start = time.monotonic()
         body = self._keep(checkpoint)
         try:
             for item in body["files"].values():
@@ -239,6 +245,8 @@ class Work:
             raise Lost(str(error)) from error
         self.courier.report(0)  # not wanted any more? then no entry
         self._send_again(self.claim.append("checkpoint", body))
+        # twice: when the last one is handed over, another may just have set out
+        self.stopping.needs("sending", 2 * (time.monotonic() - start))
         self._prune()
 
     def _send_again(self, entry: Entry) -> None:
@@ -294,6 +302,15 @@ class Work:
         yield from reversed(logged)
 
     # what is shown
+
+    def _note(self, words: str) -> None:
+        self.session.ui.note(f"{self.stage.name}: {words}")
+
+    def _asked_to_stop(self, why: str) -> None:
+        """Called by the beat, each time that it finds somebody's request."""
+        if not self.stopping.why:
+            self._note(f"stopping as soon as all is saved: {why}")
+        self.stopping.ask(f"because {why}")
 
     def _shower(self, beat: Beat) -> Callable[..., None]:
         """Progress goes to the user here and, through the beat, to everybody who asks elsewhere."""

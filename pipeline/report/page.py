@@ -132,7 +132,30 @@ def training(facts: Facts) -> Html:
             class_="quiet",
         ),
         _facts(rows),
+        _segments(facts.told["train"]["segments"]),
     )
+
+
+def _segments(segments: list[dict[str, Any]]) -> Html:
+    """Who computed which part, where, on what and how fast; nothing of it decides what came out."""
+    if not segments:
+        return Html("")
+    names = ("steps", "machine", "device", "in", "micro-batch", "tokens/s", "MFU", "time")
+    rows = []
+    for each in segments:
+        cells = (
+            f"{each['from']:,} to {each['to']:,}",
+            each["machine"],
+            each["device"] + (f" x {each['world_size']}" if each["world_size"] > 1 else ""),
+            each["precision"],
+            f"{each['micro_batch']:,}",
+            f"{each['tokens_per_second']:,}",
+            "" if each["mfu"] is None else f"{each['mfu']:.1%}",
+            human_seconds(each["seconds"]),
+        )
+        rows.append(tag("tr", *(tag("td", cell) for cell in cells)))
+    header = tag("thead", tag("tr", *(tag("th", name, scope="col") for name in names)))
+    return tag("div", tag("table", header, tag("tbody", *rows)), class_="wide")
 
 
 def samples(facts: Facts) -> Html:

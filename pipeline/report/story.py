@@ -20,7 +20,8 @@ def provenance(facts: Facts) -> Html:
         assert planned.record is not None and planned.key is not None
         rows = {**_origin(planned.record), **_counts(planned.state.entries)}
         if metrics := facts.metrics(name):
-            rows["reported"] = ", ".join(f"{key} {told(value)}" for key, value in metrics.items())
+            shown = {key: value for key, value in metrics.items() if not isinstance(value, list)}
+            rows["reported"] = ", ".join(f"{key} {told(value)}" for key, value in shown.items())
         pairs = (join(tag("dt", key), tag("dd", value)) for key, value in rows.items())
         parts.append(
             tag(

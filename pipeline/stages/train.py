@@ -7,13 +7,15 @@ loss of every step and every look at the validation split). How that survives: s
 
 import json
 
+import numpy as np
 import torch
 
 from model.batches import Batches
 from model.gpt import GPT
 from model.trainer import Trainer
+from pipeline.fit import fit
 from pipeline.loop import Loop
-from pipeline.machine import resolve_device, resolve_precision
+from pipeline.machine import allow_tf32, resolve_device, resolve_precision
 from pipeline.stage import Context
 from pipeline.tokens import open_tokens
 
@@ -21,25 +23,38 @@ from pipeline.tokens import open_tokens
 def run(context: Context) -> dict[str, object]:
     """The stage; see the module docstring."""
     tokens = json.loads(context.inputs["encode/tokens.json"].read_text(encoding="utf-8"))
-    machine = context.machine
+    machine, vocab_size = context.machine, tokens["vocab_size"]
     if machine.threads:
         torch.set_num_threads(machine.threads)
     device = resolve_device(machine.device)
-    model = GPT(context.recipe.model, tokens["vocab_size"], seed=context.recipe.train.seed)
-    model.compute_dtype = resolve_precision(machine.precision, device)
-    train = context.recipe.train
-    stream = open_tokens(context.inputs["encode/train.tokens"], tokens["vocab_size"])
-    trainer = Trainer(
-        model,
+    allow_tf32(device)
+    stream = open_tokens(context.inputs["encode/train.tokens"], vocab_size)
+    trainer = build(context, stream, vocab_size, device)
+    trainer.model.compute_dtype = resolve_precision(machine.precision, device)
+    fit(trainer, machine)
+    validation = open_tokens(context.inputs["encode/validation.tokens"], vocab_size)
+
+    def again() -> Trainer:
+        return restart(trainer, build(context, stream, vocab_size, torch.device("cpu")))
+
+    return Loop(context, trainer, validation, tokens, again).run()
+
+
+def build(context: Context, stream: np.ndarray, vocab_size: int, device: torch.device) -> Trainer:
+    """The recipe's trainer as it is before the first step."""
+    shape, train = context.recipe.model, context.recipe.train
+    return Trainer(
+        GPT(shape, vocab_size, seed=train.seed),
         train,
-        Batches(stream, model.config.context, train.batch, train.seed),
-        micro_batch=machine.micro_batch or default_micro_batch(model.config.context),
+        Batches(stream, shape.context, train.batch, train.seed),
+        micro_batch=train.batch,
         device=device,
+        may_recompute=context.machine.activation_checkpointing != "off",
     )
-    validation = open_tokens(context.inputs["encode/validation.tokens"], tokens["vocab_size"])
-    return Loop(context, trainer, validation, tokens).run()
 
 
-def default_micro_batch(context: int) -> int:
-    """Sequences that are 16,384 tokens together: fits small cards, and keeps big ones busy."""
-    return max(1, (1 << 14) // context)
+def restart(trainer: Trainer, fresh: Trainer) -> Trainer:
+    """The trainer as it was before its first step; its device need not hold a second one."""
+    trainer.load(fresh.state())
+    trainer.events.clear()
+    return trainer

@@ -1,0 +1,171 @@
+"""Make training fit the machine: how many sequences at once, and what to keep of them.
+
+Neither changes what is trained, beyond the rounding of sums, so both may be chosen by what there
+is. On a GPU they are found by trying: halves of the batch from the smallest up, each forwards and
+backwards, until one does not fit. Two rules:
+
+* A tenth of the memory is left alone while trying. Looks at the validation split, memory in pieces
+  and the user's own screen want some; what comes short all the same costs a step done twice.
+* Activation checkpointing costs a third more work, so ``auto`` does without where 4,096 tokens fit,
+  which keep most GPUs busy, or the whole batch. Else it is used if more sequences fit with it.
+
+What was found is remembered in this machine's cache; not if something else holds memory of the GPU,
+which is no property of it. A lost or damaged memory costs a search. On a CPU there is nothing to
+search: 16,384 tokens are few enough for its caches and enough for its cores. Cost: about two steps.
+"""
+
+import contextlib
+import gc
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from model.trainer import Trainer
+from pipeline.errors import StoreError
+from pipeline.hashing import canonical, digest
+from pipeline.machine import Machine
+from pipeline.store.disk import Disk
+from pipeline.store.places import caches
+from pipeline.ui import human_bytes
+
+SPARE = 0.1  # of the device's memory is left alone
+ALONE = 0.8  # of it must be ours or free; the rest is what CUDA and a desktop take
+BUSY = 1 << 12  # tokens that are enough for a GPU
+ON_CPU = 1 << 14  # tokens
+_FORMAT = 1  # of what is remembered; raise it when the model takes other amounts of memory
+
+Fits = Callable[[int, bool], bool]  # (sequences, recompute) -> do they fit?
+
+
+def fit(trainer: Trainer, machine: Machine) -> None:
+    """Set the trainer's micro-batch and its model's ``recompute``, as told or as fits.
+
+    Raises ValueError if not one sequence fits. To be called before the first step.
+    """
+    asked, context = machine.activation_checkpointing, trainer.model.config.context
+    trainer.model.recompute = asked == "on"
+    if machine.micro_batch:
+        trainer.micro_batch = min(machine.micro_batch, trainer.train.batch)
+    elif trainer.device.type != "cuda":
+        trainer.micro_batch = min(max(1, ON_CPU // context), trainer.train.batch)
+    else:
+        size, recompute = _find(trainer, asked)
+        trainer.micro_batch, trainer.model.recompute = size, recompute
+        with_it = ", with activation checkpointing" if recompute else ""
+        trainer.events.append((trainer.step + 1, f"what fits is micro-batch {size}{with_it}"))
+
+
+def choose(sizes: list[int], context: int, asked: str, fits: Fits) -> tuple[int, bool]:
+    """The size, from ``sizes`` in rising order, and whether to recompute; size 0 if none fits."""
+    plain = 0 if asked == "on" else _largest(sizes, lambda size: fits(size, False))
+    if asked == "off" or plain * context >= BUSY or plain == sizes[-1]:
+        return plain, False
+    sparing = _largest(sizes, lambda size: fits(size, True))
+    return (sparing, True) if sparing > plain else (plain, False)
+
+
+def _largest(sizes: list[int], fits: Callable[[int], bool]) -> int:
+    best = 0
+    for size in sizes:
+        if not fits(size):
+            break
+        best = size
+    return best
+
+
+def halves(batch: int) -> list[int]:
+    """The batch, half of it, and so on to one, in rising order: all slices are of like size."""
+    sizes = [batch]
+    while sizes[-1] > 1:
+        sizes.append((sizes[-1] + 1) // 2)
+    return sizes[::-1]
+
+
+def _find(trainer: Trainer, asked: str) -> tuple[int, bool]:
+    """What was remembered of this device and model, or what is found now."""
+    device, config = trainer.device, trainer.model.config
+    properties = torch.cuda.get_device_properties(device)
+    name = _name(trainer, asked, properties.name, properties.total_memory)
+    disk = _disk()
+    found = _recall(disk, name)
+    if found is None:
+        with _spared(device) as alone:
+            found = choose(halves(trainer.train.batch), config.context, asked, _trial(trainer))
+        if found[0] and alone:
+            _remember(disk, name, found)
+    if not found[0]:
+        allow = "--activation-checkpointing auto, " if asked == "off" else ""
+        raise ValueError(
+            f"not one sequence of {config.context:,} tokens fits into the "
+            f"{human_bytes(properties.total_memory)} of {properties.name}: take {allow}a shorter "
+            "model.context, a smaller --size or tokenizer.vocab_size, or another --device"
+        )
+    return found
+
+
+def _trial(trainer: Trainer) -> Fits:
+    def fits(size: int, recompute: bool) -> bool:
+        trainer.model.recompute, held = recompute, True
+        try:
+            trainer.rehearse(size)
+        except torch.OutOfMemoryError:
+            held = False
+        gc.collect()
+        torch.cuda.empty_cache()
+        return held
+
+    return fits
+
+
+@contextlib.contextmanager
+def _spared(device: torch.device) -> Iterator[bool]:
+    """Leave a part of the device's memory alone; tells whether nobody else uses much of it.
+
+    torch itself then refuses what is beyond, so no other process runs out because of a trial, and
+    Windows does not move it to main memory, which fits everything and is slow.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    ours = (free + torch.cuda.memory_reserved(device)) / total
+    torch.cuda.set_per_process_memory_fraction(max(0.0, ours - SPARE), device.index)
+    try:
+        yield ours > ALONE
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device.index)
+
+
+def _name(trainer: Trainer, asked: str, chip: str, memory: int) -> str:
+    """Of all that decides what fits."""
+    facts = {
+        "format": _FORMAT,
+        "chip": chip,
+        "memory": memory,
+        "torch": torch.__version__,
+        "model": asdict(trainer.model.config),
+        "vocabulary": trainer.model.vocab_size,
+        "precision": str(trainer.model.compute_dtype),
+        "activation checkpointing": asked,
+        "optimizer": trainer.train.optimizer,
+        "batch": trainer.train.batch,
+    }
+    return f"{digest(canonical(facts))}.json"
+
+
+def _disk() -> Disk:
+    return Disk(caches() / "fits")
+
+
+def _recall(disk: Disk, name: str) -> tuple[int, bool] | None:
+    with contextlib.suppress(StoreError, OSError, ValueError, KeyError, TypeError):
+        known: dict[str, Any] = json.loads(disk.read(name) or b"")
+        size, recompute = known["micro_batch"], known["recompute"]
+        if isinstance(size, int) and size >= 1 and isinstance(recompute, bool):
+            return size, recompute
+    return None
+
+
+def _remember(disk: Disk, name: str, found: tuple[int, bool]) -> None:
+    with contextlib.suppress(StoreError, OSError):
+        disk.replace(name, canonical({"micro_batch": found[0], "recompute": found[1]}))

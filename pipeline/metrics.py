@@ -1,0 +1,144 @@
+"""What a training run says of itself: how fast it is, in how much memory, and who computed what.
+
+``segments.json`` says which machine did which steps: one entry for each process that trained. The
+lines of ``metrics.jsonl``, one a step, are kept by journal.py. No later stage reads either file,
+and their bytes differ however equal two runs are. Cost: some ten microseconds a step, and once a
+process up to a second for a peak that must be measured (peaks.py).
+"""
+
+import math
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.trainer import Trainer
+from pipeline import peaks
+
+_SETTLED = 10.0  # seconds of training after which a peak that must be measured is measured
+_WINDOW = 1.0  # seconds over which a speed is the mean
+
+
+def number(value: float, digits: int = 6) -> float | None:
+    """A number as JSON can say it: so many significant digits, None for what is no number."""
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+
+class Meter:
+    """How fast, in how much memory, and how well the device is used. ``lap`` is for each step."""
+
+    def __init__(self, trainer: Trainer, tokens: int) -> None:
+        """``tokens`` are those of one step."""
+        self.device, self.tokens = trainer.device, tokens
+        self.dtype = trainer.model.compute_dtype
+        self.devices = getattr(trainer, "world_size", 1)
+        model = trainer.model
+        self.flops = peaks.flops_per_token(model.config, model.vocab_size)
+        self.peak = peaks.known(self.device, self.dtype)
+        self.started = self.marked = time.monotonic()
+        self.first: int | None = None  # the step at the last mark
+        self.speed: float | None = None
+        self.memory = memory(self.device)
+
+    def lap(self, step: int) -> None:
+        """A step is done: measure anew if a second has passed."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first = step - 1
+        if now - self.marked >= _WINDOW or self.speed is None:
+            self.speed = (step - self.first) * self.tokens / max(now - self.marked, 1e-9)
+            self.memory = memory(self.device)
+            if now - self.marked >= _WINDOW:
+                self.first, self.marked = step, now
+        if self.peak is None and now - self.started >= _SETTLED:
+            self.peak = peaks.measured(self.device, self.dtype)
+            self.restart(step)  # that was no training
+
+    def restart(self, step: int) -> None:
+        """The run goes on from another step."""
+        self.first, self.marked = step, time.monotonic()
+
+    def utilisation(self, speed: float | None) -> float | None:
+        """The share of the peak that a speed is; None while there is no peak."""
+        if self.peak is None or speed is None:
+            return None
+        return speed * self.flops / (self.peak.flops * self.devices)
+
+    def values(self) -> dict[str, Any]:
+        """What a line of the metrics says."""
+        utilisation = self.utilisation(self.speed)
+        return {
+            "tokens_per_second": self.speed and round(self.speed),
+            "memory": self.memory,
+            "mfu": utilisation and number(utilisation, 4),
+        }
+
+    def shown(self) -> dict[str, str]:
+        """What the line of progress says."""
+        utilisation = self.utilisation(self.speed)
+        if utilisation is None or self.peak is None:
+            return {}
+        return {"MFU": f"{utilisation:.1%}" + (" of a measured peak" if self.peak.measured else "")}
+
+
+def memory(device: torch.device) -> int | None:
+    """Bytes: the most that tensors took on a CUDA device, else what this process takes now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        resident = int(Path("/proc/self/statm").read_text().split()[1])
+        return resident * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return _most_ever()
+
+
+def _most_ever() -> int | None:
+    """The most that this process took, where the system does not tell what it takes now."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most << 10
+
+
+class Segment:
+    """The part of a run that this process computes."""
+
+    def __init__(self, trainer: Trainer, meter: Meter) -> None:
+        self.meter, self.start, self.rollbacks = meter, trainer.step, 0
+        self.skipped = trainer.scaler.skipped
+        self.began = time.monotonic()
+
+    def told(self, trainer: Trainer) -> list[dict[str, Any]]:
+        """As ``segments.json`` says it; nothing if no step was done."""
+        steps = trainer.step - self.start
+        if steps <= 0:
+            return []
+        seconds = time.monotonic() - self.began
+        speed = steps * self.meter.tokens / seconds
+        peak, utilisation = self.meter.peak, self.meter.utilisation(speed)
+        return [
+            {
+                "from": self.start + 1,
+                "to": trainer.step,
+                "seconds": round(seconds, 3),
+                "tokens_per_second": round(speed),
+                "machine": platform.node() or "host",
+                "device": peaks.device_name(trainer.device),
+                "precision": str(trainer.model.compute_dtype).removeprefix("torch."),
+                "micro_batch": trainer.micro_batch,
+                "world_size": self.meter.devices,
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "skipped": trainer.scaler.skipped - self.skipped,
+                "rollbacks": self.rollbacks,
+                "mfu": utilisation and number(utilisation, 4),
+                "peak_tflops": peak and number(peak.flops / 1e12, 4),
+                "peak_measured": peak and peak.measured,
+            }
+        ]
