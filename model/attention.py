@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.embeddings import rotate
+from model.embeddings import rotate, split_rotated
 from model.layers import Linear, Norm
 
 
@@ -74,12 +74,14 @@ class Attention(nn.Module):
         layer: int = 0,
     ) -> Tensor:
         batch, time, width = x_BTD.shape
-        qkv_BHTK = self.qkv(x_BTD).view(batch, time, 3 * self.heads, -1).transpose(1, 2)
-        q_BHTK, k_BHTK, v_BHTK = qkv_BHTK.split(self.heads, dim=1)
+        qkv_BTNK = self.qkv(x_BTD).view(batch, time, 3 * self.heads, -1)
         if self.q_norm is not None and self.k_norm is not None:
-            q_BHTK = self.q_norm(q_BHTK, x_BTD.dtype)
-            k_BHTK = self.k_norm(k_BHTK, x_BTD.dtype)
-        q_BHTK, k_BHTK = rotate(q_BHTK, *rotary), rotate(k_BHTK, *rotary)
+            q_BHTK, k_BHTK, v_BHTK = qkv_BTNK.transpose(1, 2).split(self.heads, dim=1)
+            q_BHTK = rotate(self.q_norm(q_BHTK, x_BTD.dtype), *rotary)
+            k_BHTK = rotate(self.k_norm(k_BHTK, x_BTD.dtype), *rotary)
+        else:
+            parts = split_rotated(qkv_BTNK, self.heads, *rotary)
+            q_BHTK, k_BHTK, v_BHTK = (part.transpose(1, 2) for part in parts)
         past = 0
         if cache is not None:
             past = cache.length

@@ -36,9 +36,9 @@ class _HeadLoss(torch.autograd.Function):
             part = slice(first, first + SLICE)
             x_SD, targets_S1 = x_ND[part], targets_N[part, None]
             logits_SV = F.linear(x_SD, head_VD).float()
-            logits_SV -= logits_SV.logsumexp(dim=-1, keepdim=True)
-            total -= logits_SV.gather(1, targets_S1).sum()
-            gradient_SV = logits_SV.exp_()
+            logs_SV = logits_SV.log_softmax(dim=-1)
+            total -= logs_SV.gather(1, targets_S1).sum()
+            gradient_SV = logs_SV.exp_()
             gradient_SV.scatter_add_(1, targets_S1, gradient_SV.new_full(targets_S1.shape, -1.0))
             gradient_SV = gradient_SV.to(x_ND.dtype)
             x_gradient_ND[part] = gradient_SV @ head_VD
