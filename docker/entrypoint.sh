@@ -50,6 +50,7 @@ done
 
 # With Compose the container is gone afterwards, and with it what does not lie on a mount.
 if [[ -n ${IGNITE_OWNER:-} ]]; then
+  export IGNITE_AGAIN="the same docker compose command"
   for place in "$store" ${written[@]+"${written[@]}"}; do
     [[ $place != *://* ]] || continue
     there=$place

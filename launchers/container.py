@@ -131,7 +131,7 @@ def order(
         image=image,
         command=tuple(words),
         mounts=(*store_mounts, *mounts, Mount(caches().absolute(), "/cache", False), *credentials),
-        environment={"IGNITE_CACHE": "/cache", **environment},
+        environment={"IGNITE_CACHE": "/cache", "IGNITE_AGAIN": "the same command", **environment},
         passed=frozenset(name for name in environment if environment[name] == os.environ.get(name)),
         labels={
             f"{LABEL}store": str(engine.store.root.resolve()) if local else engine.store.place,

@@ -22,8 +22,7 @@ from launchers.container import Order, order
 from launchers.containers import remove, sweep, watching
 from launchers.engine import EngineAway, connect, device_request, plainly, user
 from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
-from pipeline.cli.process import EXIT_INTERRUPTED, program
-from pipeline.redact import redacted
+from pipeline.cli.process import EXIT_INTERRUPTED, again
 
 _CTRL_C = 128 + signal.SIGINT
 
@@ -163,8 +162,7 @@ def _launch(client: Any, build: list[str] | None, made: Order, detach: bool) -> 
     with Asked() as asked, watching(made.name):
         code = _run(client, made, asked, detach)
     if code == EXIT_INTERRUPTED or asked.times:
-        command = redacted(shlex.join([program(), *sys.argv[1:]]))
-        click.echo(f"stopped. Go on with: {command}", err=True)
+        click.echo(f"stopped. Go on with: {again()}", err=True)
     return code
 
 

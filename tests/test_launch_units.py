@@ -39,6 +39,7 @@ CDI = {
         {"Source": "cdi", "ID": "nvidia.com/gpu=all"},
     ],
 }
+INSIDE = {"IGNITE_CACHE": "/cache", "IGNITE_AGAIN": "the same command"}
 ROOTLESS = {**PLAIN, "SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"]}
 
 
@@ -97,7 +98,7 @@ def test_what_runs_inside_is_what_was_asked_for(engine, here):
         "/recipe/mine.toml": (str(here / "mine.toml"), True),
         "/cache": (str(here.parent / "cache"), False),
     }
-    assert container["environment"] == {"IGNITE_CACHE": "/cache"}
+    assert container["environment"] == INSIDE
     assert container["labels"] == {
         "org.ignite-llm.store": store,
         "org.ignite-llm.size": "small",
@@ -210,7 +211,7 @@ def test_a_store_elsewhere_is_opened_and_no_dry_run_shows_with_what(
     (here.parent / "home" / ".aws").mkdir(parents=True)
     container = told("--data", "python-stdlib", "--store", elsewhere)
     assert container["environment"] == {
-        "IGNITE_CACHE": "/cache",
+        **INSIDE,
         **dict.fromkeys(SECRETS, "***"),
         "AWS_SHARED_CREDENTIALS_FILE": "/credentials/aws/credentials",
         "AWS_CONFIG_FILE": "/credentials/aws/config",
@@ -230,7 +231,7 @@ def test_a_store_elsewhere_is_opened_and_no_dry_run_shows_with_what(
 def test_what_needs_no_credentials_gets_none(engine, monkeypatch):
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    assert told("--data", "https://host/a.txt")["environment"] == {"IGNITE_CACHE": "/cache"}
+    assert told("--data", "https://host/a.txt")["environment"] == INSIDE
     assert "HF_TOKEN" in told("--data", "hf://datasets/me/a.txt")["environment"]
 
 
@@ -288,7 +289,7 @@ def test_the_engine_is_told_the_same_that_is_shown(engine, here, monkeypatch):
     assert launch("local", "--image", "some", "--data", "a.txt", "--gpus", "0").code == 0
     config, name, _ = made["said"]
     assert (config["Image"], config["Hostname"], config["StopTimeout"]) == ("some", name, GRACE)
-    assert config["Env"] == ["IGNITE_CACHE=/cache"]
+    assert config["Env"] == [f"{name}={value}" for name, value in INSIDE.items()]
     host = config["HostConfig"]
     assert host["ShmSize"] == 1 << 30
     assert {

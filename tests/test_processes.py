@@ -158,3 +158,11 @@ def test_passwords_and_signatures_stay_with_the_user(tmp_path, corpus, monkeypat
     written = b"".join(path.read_bytes() for path in store.rglob("*") if path.is_file())
     for word in ("hunter2", "s3cret", "s4cret"):
         assert word not in printed + names and word.encode() not in written
+
+
+def test_in_a_container_the_command_outside_is_named(monkeypatch):
+    monkeypatch.setattr(process_module.sys, "argv", ["pipeline", "run", "--data", "a b"])
+    monkeypatch.delenv("IGNITE_AGAIN", raising=False)
+    assert process_module.again() == "pipeline run --data 'a b'"
+    monkeypatch.setenv("IGNITE_AGAIN", "the same docker compose command")
+    assert process_module.again() == "the same docker compose command"

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import click
+
+from pipeline.redact import redacted
 
 EXIT_INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: the same command goes on
 TWICE = 0.5  # seconds within which two signals are one: timeout(1) and others send each twice
@@ -49,6 +52,11 @@ def program() -> str:
     called = Path(sys.argv[0])
     found = shutil.which(called.name)
     return called.name if not called.exists() or (found and called.samefile(found)) else str(called)
+
+
+def again() -> str:
+    """The command that goes on with this one; a container is told what it is called outside."""
+    return os.environ.get("IGNITE_AGAIN") or redacted(shlex.join([program(), *sys.argv[1:]]))
 
 
 def run_command(command: click.Group, name: str) -> None:

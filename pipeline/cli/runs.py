@@ -1,7 +1,6 @@
 """Verbs that run the stages, say how far they are, and use what they made."""
 
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pipeline.cli.options import (
     make_engine,
     recipe_options,
 )
-from pipeline.cli.process import EXIT_INTERRUPTED, program, stop_on_signals
+from pipeline.cli.process import EXIT_INTERRUPTED, again, stop_on_signals
 from pipeline.cli.show_log import story
 from pipeline.engine import log
 from pipeline.engine.engine import Engine, Planned
@@ -66,9 +65,8 @@ def run(stage: str, stop_after: str | None, dry_run: bool, as_json: bool, **opti
         report = engine.run(stage, machine, ui, stopping)
     except Interrupted as interrupted:
         ui.close()
-        command = redacted(shlex.join([program(), *sys.argv[1:]]))
         stopped = f"stopped {stopping.why}".strip()
-        click.echo(f"{stopped}: {interrupted}. Go on with: {command}", err=True)
+        click.echo(f"{stopped}: {interrupted}. Go on with: {again()}", err=True)
         raise SystemExit(EXIT_INTERRUPTED) from None
     finally:
         ui.close()
