@@ -33,15 +33,15 @@ esac
 store=${IGNITE_STORE:-artifacts} looked=() written=() last='' verb=${1:-}
 for word in "$@"; do
   case $last in
-    --store) store=$word ;;
+    --store) store=$word looked+=("$last" "$word") ;;
+    --device) looked+=("$last" "$word") ;;
     -o | --output) written+=("$word") ;;
   esac
   case $word in
-    --store=*) store=${word#*=} ;;
+    --store=*) store=${word#*=} looked+=("$word") ;;
+    --device=*) looked+=("$word") ;;
     --output=*) written+=("${word#*=}") ;;
   esac
-  case $last in --device | --store) looked+=("$last" "$word") ;; esac
-  case $word in --device=* | --store=*) looked+=("$word") ;; esac
   if [[ $verb == push && $word != push && $word != -* && $last != --store ]]; then
     written+=("$word")
   fi

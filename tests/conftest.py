@@ -36,3 +36,13 @@ def shakespeare() -> Path:
     if not path.is_file():
         pytest.skip(f"no {path}; let IGNITE_TEST_CORPUS name a copy of TinyShakespeare")
     return path
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    """The address of an S3 server of one's own, with the bucket ``runs``."""
+    from servers import make_bucket, s3_server
+
+    with s3_server() as url:
+        make_bucket(url, "runs")
+        yield url

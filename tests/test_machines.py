@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from commands import TOY, TOY_RECIPE, pipeline, start
 from pipelines import digests, write_corpus
-from servers import Answer, forwarded, make_bucket, s3_environment, s3_server, web
+from servers import Answer, forwarded, s3_environment, web
 
 from pipeline import recipe, ui
 from pipeline.engine import beat, courier, log, work
@@ -23,13 +23,6 @@ from pipeline.store.storage import blob_name
 
 STEPS = ("--set", "train.steps=400", "--set", "train.eval_every=100")
 SLOW = (*TOY, *STEPS)  # long enough to be interrupted
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    with s3_server() as url:
-        make_bucket(url, "runs")
-        yield url
 
 
 @pytest.fixture

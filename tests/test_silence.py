@@ -10,7 +10,7 @@ import time
 import pytest
 from commands import TOY, pipeline
 from pipelines import write_corpus
-from servers import forwarded, make_bucket, s3_environment, s3_server, web
+from servers import forwarded, s3_environment, web
 
 from pipeline.engine import courier, work
 from pipeline.engine.courier import Checkpoint, Courier
@@ -33,13 +33,6 @@ class Silent:
         if self.hushed.is_set() and self.chosen(request):
             self.over.wait(20)
         return forwarded(request, self.endpoint)
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    with s3_server() as url:
-        make_bucket(url, "runs")
-        yield url
 
 
 @pytest.fixture
