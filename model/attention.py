@@ -79,6 +79,9 @@ class Attention(nn.Module):
             q_BHTK, k_BHTK, v_BHTK = qkv_BTNK.transpose(1, 2).split(self.heads, dim=1)
             q_BHTK = rotate(self.q_norm(q_BHTK, x_BTD.dtype), *rotary)
             k_BHTK = rotate(self.k_norm(k_BHTK, x_BTD.dtype), *rotary)
+        elif not x_BTD.is_cpu or torch.compiler.is_compiling():  # fused by the compiler
+            q_BHTK, k_BHTK, v_BHTK = qkv_BTNK.transpose(1, 2).split(self.heads, dim=1)
+            q_BHTK, k_BHTK = rotate(q_BHTK, *rotary), rotate(k_BHTK, *rotary)
         else:
             parts = split_rotated(qkv_BTNK, self.heads, *rotary)
             q_BHTK, k_BHTK, v_BHTK = (part.transpose(1, 2) for part in parts)

@@ -48,8 +48,11 @@ class Block(nn.Module):
         layer: int = 0,
         masks: Masks | None = None,
     ) -> Tensor:
-        """The stream x keeps its float32; each branch computes in ``dtype``."""
+        """The stream x keeps its float32; each branch computes in ``dtype``.
+
+        ``masks`` are those of this block.
+        """
         branch_BTD = self.attention(self.attention_norm(x_BTD, dtype), rotary, cache, layer)
-        x_BTD = masks.add(2 * layer + 1, x_BTD, branch_BTD) if masks else x_BTD + branch_BTD
+        x_BTD = masks.add(0, x_BTD, branch_BTD) if masks else x_BTD + branch_BTD
         branch_BTD = self.feed_forward(self.feed_forward_norm(x_BTD, dtype))
-        return masks.add(2 * layer + 2, x_BTD, branch_BTD) if masks else x_BTD + branch_BTD
+        return masks.add(1, x_BTD, branch_BTD) if masks else x_BTD + branch_BTD

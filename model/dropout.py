@@ -45,6 +45,10 @@ class Masks:
         keep_BPTD = keep_BN.to(dtype).view(len(keys), *shape)
         return cls(keep_BPTD.transpose(0, 1), _LEVELS / (_LEVELS - dropped))
 
+    def of_block(self, layer: int) -> "Masks":
+        """The two parts of one block: what its attention adds, and its feed-forward network."""
+        return Masks(self.keep_PBTD[2 * layer + 1 : 2 * layer + 3], self.scale)
+
     def drop(self, part: int, x_BTD: Tensor) -> Tensor:
         """What is left of x."""
         return x_BTD * self.keep_PBTD[part] * self.scale

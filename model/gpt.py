@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from model.attention import KVCache
 from model.block import Block
+from model.compile import compiled
 from model.config import ModelConfig
 from model.dropout import Masks
 from model.embeddings import Embedding, rotary_table
@@ -28,15 +29,18 @@ class GPT(nn.Module):
 
     ``compute_dtype`` is the type that branches compute in; weights stay float32. ``recompute`` says
     whether the backward pass computes a block's activations again instead of keeping them (Chen et
-    al. 2016, arXiv:1604.06174): of each block stays its input alone, for a third more work. Both
-    are settings of the machine, not of the model: the same weights run in any.
+    al. 2016, arXiv:1604.06174): of each block stays its input alone, for a third more work.
+    ``compiled`` says whether training runs through torch.compile: the same formulas in fewer passes
+    over memory, for some seconds before the first step. It is one block that is compiled, and it
+    serves for all, because they differ in their weights alone. All three are settings of the
+    machine, not of the model: the same weights run in any.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int, seed: int = 0) -> None:
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
         self.compute_dtype = torch.float32
-        self.recompute = False
+        self.recompute = self.compiled = False
         self.embedding = Embedding(vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = Norm(config.width, config.norm, config.bias)
@@ -80,7 +84,7 @@ class GPT(nn.Module):
         A sum, not a mean: whoever slices a batch divides by the tokens of the whole of it.
         """
         x_BTD = self._hidden(ids_BT, masks=masks)
-        return head_loss(x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
+        return head_loss(x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.compiled)
 
     def token_losses(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """-ln p(target) of each token, [B, T] in nats, without gradients."""
@@ -111,17 +115,21 @@ class GPT(nn.Module):
         x_BTD = self.embedding(ids_BT)
         if masks:
             x_BTD = masks.drop(0, x_BTD)
+        train = torch.is_grad_enabled()
+        run_block = compiled(_run_block) if self.compiled and train else _run_block
         for layer, block in enumerate(self.blocks):
-            if self.recompute:
+            if cache is not None:
+                x_BTD = block(x_BTD, rotary, dtype, cache, layer)
+                continue
+            inputs = (block, x_BTD, rotary, dtype, masks.of_block(layer) if masks else None)
+            if self.recompute and train:
                 # dropout's masks are inputs; only attention's dropout asks torch's generator
+                preserve = self.config.attention_dropout > 0
                 x_BTD = checkpoint(
-                    block,
-                    *(x_BTD, rotary, dtype, cache, layer, masks),
-                    use_reentrant=False,
-                    preserve_rng_state=self.config.attention_dropout > 0,
+                    run_block, *inputs, use_reentrant=False, preserve_rng_state=preserve
                 )
             else:
-                x_BTD = block(x_BTD, rotary, dtype, cache, layer, masks)
+                x_BTD = run_block(*inputs)
         if cache is not None:
             cache.length = past + time
         return self.final_norm(x_BTD, dtype)
@@ -146,3 +154,13 @@ class GPT(nn.Module):
             else:
                 groups["tables"][name] = parameter
         return groups
+
+
+def _run_block(
+    block: Block,
+    x_BTD: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    dtype: torch.dtype,
+    masks: Masks | None,
+) -> Tensor:
+    return block(x_BTD, rotary, dtype, masks=masks)

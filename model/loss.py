@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SLICE = 512  # tokens; its logits should fit a core's cache
+from model.compile import compiled
+
+SLICE = 512  # tokens on a CPU; its logits should fit a core's cache
+_SHARE = 32  # the part of a GPU's memory that a slice may take
 
 
 def reference_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
@@ -21,41 +24,64 @@ def reference_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor
     return F.cross_entropy(logits_NV, targets_N, reduction="sum")
 
 
+def slice_loss(x_SD: Tensor, head_VD: Tensor, targets_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss of a slice, and its gradients for the vectors [S, D] and the head [V, D].
+
+    The gradient of -ln softmax(z)[target] for the logits z is softmax(z) - onehot(target).
+    """
+    logs_SV = F.linear(x_SD, head_VD).float().log_softmax(dim=-1)
+    targets_S1 = targets_S[:, None]
+    loss = -logs_SV.gather(1, targets_S1).sum()
+    # a comparison instead of a write to one place a row: compiled, it is part of the same pass
+    onehot_SV = torch.arange(len(head_VD), device=x_SD.device) == targets_S1
+    gradient_SV = logs_SV.exp_().sub_(onehot_SV.float()).to(x_SD.dtype)
+    return loss, gradient_SV @ head_VD, gradient_SV.mT @ x_SD
+
+
+def slice_size(vocab_size: int, device: torch.device) -> int:
+    """Tokens whose logits are there at once: on a GPU as many as make its products large."""
+    if device.type != "cuda":
+        return SLICE
+    room = torch.cuda.get_device_properties(device).total_memory // _SHARE
+    numbers = room // 10  # in float32 twice and in 16 bits once
+    return max(SLICE, numbers // vocab_size // SLICE * SLICE)
+
+
 class _HeadLoss(torch.autograd.Function):
-    """The gradient of -ln softmax(z)[target] for the logits z is softmax(z) - onehot(target)."""
+    """Both gradients are ready when the loss is; the way back only scales them."""
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor
+        ctx: torch.autograd.function.FunctionCtx,
+        x_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        compile: bool,
     ) -> Tensor:
+        one_slice = compiled(slice_loss) if compile else slice_loss
+        size = slice_size(len(weight_VD), x_ND.device)
         head_VD = weight_VD.to(x_ND.dtype)
         x_gradient_ND = torch.empty_like(x_ND)
         weight_gradient_VD = torch.zeros_like(weight_VD)
         total = torch.zeros((), device=x_ND.device)
-        for first in range(0, len(x_ND), SLICE):
-            part = slice(first, first + SLICE)
-            x_SD, targets_S1 = x_ND[part], targets_N[part, None]
-            logits_SV = F.linear(x_SD, head_VD).float()
-            logs_SV = logits_SV.log_softmax(dim=-1)
-            total -= logs_SV.gather(1, targets_S1).sum()
-            gradient_SV = logs_SV.exp_()
-            gradient_SV.scatter_add_(1, targets_S1, gradient_SV.new_full(targets_S1.shape, -1.0))
-            gradient_SV = gradient_SV.to(x_ND.dtype)
-            x_gradient_ND[part] = gradient_SV @ head_VD
-            weight_gradient_VD += gradient_SV.mT @ x_SD
+        for first in range(0, len(x_ND), size):
+            part = slice(first, first + size)
+            loss, x_gradient_ND[part], part_VD = one_slice(x_ND[part], head_VD, targets_N[part])
+            weight_gradient_VD += part_VD
+            total += loss
         ctx.save_for_backward(x_gradient_ND, weight_gradient_VD)
         return total
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x_gradient_ND, weight_gradient_VD = ctx.saved_tensors
-        return x_gradient_ND * gradient, weight_gradient_VD * gradient, None
+        return x_gradient_ND * gradient, weight_gradient_VD * gradient, None, None
 
 
-def head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+def head_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, compile: bool = False) -> Tensor:
     """The same as ``reference_loss``: vectors [N, D], head [V, D], target ids [N] -> scalar."""
     if torch.is_grad_enabled():
-        return _HeadLoss.apply(x_ND, weight_VD, targets_N)
+        return _HeadLoss.apply(x_ND, weight_VD, targets_N, compile)
     return token_losses(x_ND, weight_VD, targets_N).sum()
 
 

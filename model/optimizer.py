@@ -21,6 +21,8 @@ from torch.nn import Parameter
 
 from model.config import TrainConfig
 
+_TOGETHER = 1 << 23  # numbers; more at once would cost memory and gain nothing
+
 
 def learning_rate(step: int, train: TrainConfig) -> float:
     """The share of the peak rate that step ``step`` (from 0) uses, in [0, 1].
@@ -115,6 +117,7 @@ class Muon:
         self.parameters, self.lr, self.weight_decay = parameters, lr, weight_decay
         self.momentum = momentum
         self.mean = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        self.groups = self._alike()
 
     @torch.no_grad()
     def step(self, scale: float = 1.0) -> None:
@@ -127,13 +130,32 @@ class Muon:
         # Nesterov: look one momentum step ahead
         ahead = torch._foreach_lerp(gradients, means, self.momentum)
         torch._foreach_mul_(weights, 1 - lr * self.weight_decay)
-        for name, weight, update in zip(self.parameters, weights, ahead, strict=True):
-            parts = 3 if name.endswith("qkv.weight") else 1
-            update_NOI = update.view(parts, -1, update.shape[-1])
+        updates = dict(zip(self.parameters, ahead))
+        for names in self.groups:
+            # [parts of all of them, outputs, inputs]; the parts of one are neighbours in memory
+            update_NOI = torch.cat([self._parts(name, updates.pop(name)) for name in names])
             rows, columns = update_NOI.shape[-2:]
             # a tall matrix has more rows to move: keep the size of each one's output change
             size = max(1.0, rows / columns) ** 0.5
-            weight.sub_(orthogonalise(update_NOI).view_as(weight), alpha=lr * size)
+            moves = orthogonalise(update_NOI).chunk(len(names))
+            group = [self.parameters[name] for name in names]
+            moves = [move.reshape_as(weight) for move, weight in zip(moves, group)]
+            torch._foreach_add_(group, moves, alpha=-lr * size)
+
+    @staticmethod
+    def _parts(name: str, matrix_OI: Tensor) -> Tensor:
+        parts = 3 if name.endswith("qkv.weight") else 1
+        return matrix_OI.view(parts, -1, matrix_OI.shape[-1])
+
+    def _alike(self) -> list[list[str]]:
+        """Names of matrices of one shape, up to ``_TOGETHER`` numbers: worked on in one go."""
+        groups: dict[tuple[int, ...], list[list[str]]] = {}
+        for name, weight in self.parameters.items():
+            same = groups.setdefault(self._parts(name, weight).shape, [[]])
+            if (len(same[-1]) + 1) * weight.numel() > _TOGETHER and same[-1]:
+                same.append([])
+            same[-1].append(name)
+        return [names for same in groups.values() for names in same]
 
     def state(self) -> dict[str, Tensor]:
         return {f"mean.{name}": value for name, value in self.mean.items()}
@@ -156,5 +178,6 @@ def orthogonalise(x_NOI: Tensor, iterations: int = 5) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        # x = a x + (b gram + c gram gram) x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if wide else x.mT

@@ -11,8 +11,9 @@ parameters operations a token, 16 bytes of memory a parameter with AdamW, and th
 micro-batch. The host waits for the device only in float16, and where a report's floats are read.
 """
 
+import contextlib
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.average import Average
 from model.batches import Batches, random_bits
 from model.config import TrainConfig
 from model.gpt import GPT
@@ -71,6 +73,7 @@ class Trainer:
         self.may_recompute = may_recompute
         self.events: list[tuple[int, str]] = []
         self.optimizers = build_optimizers(model, train)
+        self.average = Average(model, train.ema) if train.ema else None
         self.scaler = Scaler()  # at work in float16 alone; kept for a machine that needs it again
         self.step = 0
         self.peak = 1.0  # share of the recipe's learning rate, for a run that diverged
@@ -83,6 +86,8 @@ class Trainer:
         if not self._scaled or self.scaler.finite(norm):
             for optimizer in self.optimizers.values():
                 optimizer.step(scale)
+            if self.average:
+                self.average.follow()
         self.step += 1
         return StepReport(self.step, loss, norm, self.train.lr * scale)
 
@@ -174,12 +179,29 @@ class Trainer:
             torch._foreach_mul_(gradients, (self.train.clip / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
+    def weights(self) -> dict[str, Tensor]:
+        """The result so far: the running mean of the weights if the recipe wants one, else they."""
+        return self.average.mean if self.average else dict(self.model.named_parameters())
+
+    @contextlib.contextmanager
+    def result(self) -> Iterator[GPT]:
+        """The model with ``weights()``, for as long as it is looked at."""
+        if self.average is None:
+            yield self.model
+            return
+        self.average.swap()
+        try:
+            yield self.model
+        finally:
+            self.average.swap()
+
     def state(self) -> dict[str, Tensor]:
         """Weights, optimizer state and step as named tensors (views: copy before the next step)."""
         return {
             "step": torch.tensor(self.step),
             **{f"model.{name}": p.detach() for name, p in self.model.named_parameters()},
             **self.scaler.state(),
+            **(self.average.state() if self.average else {}),
             **{
                 f"{kind}.{name}": value
                 for kind, optimizer in self.optimizers.items()
@@ -194,6 +216,8 @@ class Trainer:
         """
         self.step = int(state["step"])
         self.scaler.load(state["scaler"])
+        if self.average:
+            self.average.load(_Part(state, "average."))
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(state[f"model.{name}"])

@@ -35,7 +35,7 @@ SPARE = 0.1  # of the device's memory is left alone
 ALONE = 0.8  # of it must be ours or free; the rest is what CUDA and a desktop take
 BUSY = 1 << 12  # tokens that are enough for a GPU
 ON_CPU = 1 << 14  # tokens
-_FORMAT = 1  # of what is remembered; raise it when the model takes other amounts of memory
+_FORMAT = 2  # of what is remembered; raise it when the model takes other amounts of memory
 
 Fits = Callable[[int, bool], bool]  # (sequences, recompute) -> do they fit?
 

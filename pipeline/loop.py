@@ -153,10 +153,11 @@ class Loop:
     def _look(self, step: int) -> None:
         """Score the start of the validation split; remember the weights if they are the best."""
         context = self.trainer.model.config.context
-        measured = score(self.trainer.model, self.validation[:_GLANCE], stride=context)
+        with self.trainer.result() as model:
+            measured = score(model, self.validation[:_GLANCE], stride=context)
         self._refuse_divergence(measured.loss, step)
         if not self.looks or measured.loss < min(look["loss"] for look in self.looks):
-            write(self._weights(), self.best)
+            write(self.trainer.weights(), self.best)
         self.looks.append({"step": step, "loss": measured.loss})
         bits = self._bits_per_byte(measured.loss)
         line = {"validation_loss": number(measured.loss), "bits_per_byte": number(bits)}
@@ -164,9 +165,6 @@ class Loop:
 
     def _bits_per_byte(self, loss: float) -> float:
         return loss / np.log(2) / self.bytes_per_token
-
-    def _weights(self) -> dict[str, Tensor]:
-        return dict(self.trainer.model.named_parameters())
 
     # what is shown
 
@@ -297,7 +295,7 @@ class Loop:
 
     def _finish(self) -> dict[str, object]:
         out = self.context.out
-        write(self._weights(), out / "weights.safetensors")
+        write(self.trainer.weights(), out / "weights.safetensors")
         link(self.best, out / "best.safetensors")
         self._write_history(out / "history.json")
         segments = self._all_segments()

@@ -1,5 +1,6 @@
 """Settings of the machine: how a run is computed, never what it computes. No key holds them."""
 
+import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ class Machine:
     precision: str = "auto"
     micro_batch: int = 0  # sequences worked on at once; 0: what fits, see fit.py
     activation_checkpointing: str = "auto"  # or "on", "off"
+    compile: str = "auto"  # or "on", "off": see compiling.py
+    deterministic: bool = False  # the same bits every time on a GPU as well
     threads: int = 0  # CPU threads of torch; 0: torch's own choice
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int = 0  # additionally every so many steps; 0: by time alone
@@ -29,6 +32,8 @@ class Machine:
         if self.activation_checkpointing not in ("auto", "on", "off"):
             given = f"--activation-checkpointing {self.activation_checkpointing}"
             raise ValueError(f"{given}: it must be auto, on or off")
+        if self.compile not in ("auto", "on", "off"):
+            raise ValueError(f"--compile {self.compile}: it must be auto, on or off")
 
 
 def duration(text: str) -> float:
@@ -133,3 +138,15 @@ def allow_tf32(device: "torch.device") -> None:
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         # not set_float32_matmul_precision: that changes what CPUs compute as well
         torch.backends.cuda.matmul.allow_tf32 = True
+
+
+def be_deterministic() -> None:
+    """Let torch choose, of its kernels for GPUs, those that give the same bits every time.
+
+    To be called before the first product on a GPU: cuBLAS reads the variable once.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # we read nothing uninitialised

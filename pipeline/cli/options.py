@@ -104,6 +104,17 @@ def machine_options(command: Callable) -> Callable:
             help="CPU threads; 0 leaves the choice to torch.",
         ),
         click.option(
+            "--deterministic",
+            is_flag=True,
+            help="The same bits every time on a GPU as well, where kernels for that are slower.",
+        ),
+        click.option(
+            "--compile",
+            type=click.Choice(["auto", "on", "off"]),
+            default="auto",
+            help="Train through torch.compile; auto: on a GPU, if the run is long enough.",
+        ),
+        click.option(
             "--activation-checkpointing",
             type=click.Choice(["auto", "on", "off"]),
             default="auto",
@@ -208,6 +219,8 @@ _MACHINE = (
     "precision",
     "micro_batch",
     "activation_checkpointing",
+    "compile",
+    "deterministic",
     "threads",
     "checkpoint_every",
     "checkpoint_steps",

@@ -13,9 +13,10 @@ import torch
 from model.batches import Batches
 from model.gpt import GPT
 from model.trainer import Trainer
+from pipeline.compiling import resolve_compile, work
 from pipeline.fit import fit
 from pipeline.loop import Loop
-from pipeline.machine import allow_tf32, resolve_device, resolve_precision
+from pipeline.machine import allow_tf32, be_deterministic, resolve_device, resolve_precision
 from pipeline.stage import Context
 from pipeline.tokens import open_tokens
 
@@ -28,10 +29,14 @@ def run(context: Context) -> dict[str, object]:
         torch.set_num_threads(machine.threads)
     device = resolve_device(machine.device)
     allow_tf32(device)
+    if machine.deterministic:
+        be_deterministic()
     stream = open_tokens(context.inputs["encode/train.tokens"], vocab_size)
     trainer = build(context, stream, vocab_size, device)
     trainer.model.compute_dtype = resolve_precision(machine.precision, device)
     fit(trainer, machine)
+    whole = work(context.recipe.model, context.recipe.train, vocab_size)
+    trainer.model.compiled = resolve_compile(machine.compile, device, whole, context.note)
     validation = open_tokens(context.inputs["encode/validation.tokens"], vocab_size)
 
     def again() -> Trainer:

@@ -1,0 +1,61 @@
+"""Whether training runs through torch.compile here, and why not where it does not.
+
+Compiled, a block's many small passes over memory become few, which is worth a third to a half of
+the speed on a GPU and nothing on a CPU (bench/results). It takes up to a minute before the first
+step, so ``auto`` leaves short runs alone: what decides is the work of the whole recipe, not what is
+left of it, because a resumed run must compute as it began to, to the last bit.
+"""
+
+import importlib.util
+from collections.abc import Callable
+
+import torch
+
+from model.config import ModelConfig, TrainConfig
+from pipeline.peaks import flops_per_token
+
+WORTH = 5e15  # operations of a run; minutes on the slowest GPU that can compile
+
+
+def work(model: ModelConfig, train: TrainConfig, vocab_size: int) -> float:
+    """Operations of the whole recipe."""
+    return float(train.steps * train.batch * model.context * flops_per_token(model, vocab_size))
+
+
+def resolve_compile(
+    asked: str, device: torch.device, operations: float, note: Callable[[str], None]
+) -> bool:
+    """Shall it be compiled? ``note`` hears why not if it would have been worth it.
+
+    Raises ValueError if it was asked for and cannot be.
+    """
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    triton = importlib.util.find_spec("triton") is not None
+    chosen, why = choose_compile(asked, device.type, capability, triton, operations)
+    if why:
+        note(f"not compiled: {why}")
+    return chosen
+
+
+def choose_compile(
+    asked: str, kind: str, capability: tuple[int, int] | None, triton: bool, operations: float
+) -> tuple[bool, str]:
+    """The choice, and why it is no if that is worth saying."""
+    if asked == "off" or (asked == "auto" and (kind != "cuda" or operations < WORTH)):
+        return False, ""
+    why = _cannot(kind, capability, triton)
+    if why and asked == "on":
+        raise ValueError(f"--compile on: {why}. Use --compile off")
+    return not why, why
+
+
+def _cannot(kind: str, capability: tuple[int, int] | None, triton: bool) -> str:
+    if kind != "cuda":
+        return "" if kind == "cpu" else f"untried on {kind}"
+    assert capability is not None
+    if capability < (7, 0):
+        version = ".".join(map(str, capability))
+        return f"torch.compile needs compute capability 7.0, and this GPU has {version}"
+    if not triton:
+        return "the package triton is not installed (torch for Windows comes without)"
+    return ""
