@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -29,6 +30,20 @@ def machine() -> dict[str, Any]:
         "torch": version("torch"),
         "system": platform.system(),
     }
+
+
+def result_file(store: str | Path, stage: str, name: str) -> Path:
+    """A file of the last run's result in a store. Raises FileNotFoundError if there is none."""
+    from pipeline.engine.engine import Engine
+    from pipeline.engine.remembered import latest
+    from pipeline.store.places import open_store
+
+    opened = open_store(str(store))
+    recipe = latest(opened)
+    if recipe is None:
+        raise FileNotFoundError(f"nothing has run in {store}")
+    engine = Engine(opened, recipe)
+    return engine.file(next(item for item in engine.plan() if item.stage.name == stage), name)
 
 
 def spread(values: list[float]) -> dict[str, float]:

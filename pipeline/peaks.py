@@ -113,10 +113,11 @@ def measured(device: torch.device, dtype: torch.dtype) -> Peak:
     """The best rate of a few products, each eight times the work of the one before."""
     best, size = 0.0, 256
     while True:
-        ones = torch.ones(size, size, device=device, dtype=dtype)
+        # random, because products of ones are faster than those that training makes
+        some = torch.randn(size, size, device=device, dtype=dtype)
         for _ in range(2):  # the first of its size may have to load or choose a kernel
             start = time.perf_counter()
-            (ones @ ones)[0, 0].item()  # which waits for the device
+            (some @ some)[0, 0].item()  # which waits for the device
             took = time.perf_counter() - start
             best = max(best, 2 * size**3 / took)
             if took > _ENOUGH:

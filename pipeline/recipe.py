@@ -16,6 +16,7 @@ from typing import Any
 from model.config import SIZES, ModelConfig, TrainConfig
 
 RECIPES = Path(__file__).parent / "recipes"
+NAMED = ("classic",)  # those in it that are no size's
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,11 @@ def load(
 ) -> Recipe:
     """The recipe of a size, laid over by a TOML file, a data source and ``key=value`` settings.
 
+    ``file`` may also be the name of one of ours, ``classic``.
+
     Raises ValueError that names the file, the key, the value and what is allowed.
     """
-    laid_over = _read(file) if file else {}
+    laid_over = _read(_named(file)) if file else {}
     size = size or laid_over.pop("size", None) or "tiny"
     laid_over.pop("size", None)
     if not isinstance(size, str) or size not in SIZES:
@@ -171,11 +174,19 @@ def from_tree(tree: dict[str, Any]) -> Recipe:
     return Recipe(size=tree["size"], **sections)
 
 
+def _named(file: Path) -> Path:
+    """The file itself, or ours of that name if there is none."""
+    ours = RECIPES / f"{file}.toml"
+    return ours if str(file) in NAMED and not file.exists() else file
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"there is no recipe file {path}") from None
+        raise ValueError(
+            f"there is no recipe file {path}: give the path of one, or {' or '.join(NAMED)}"
+        ) from None
     except OSError as error:
         raise ValueError(f"cannot read the recipe file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

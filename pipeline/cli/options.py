@@ -57,7 +57,7 @@ def recipe_options(command: Callable) -> Callable:
             "--recipe",
             "file",
             type=click.Path(path_type=Path),
-            help="A TOML file laid over the size's recipe.",
+            help="A TOML file laid over the size's recipe, or classic: the original's.",
         ),
         click.option("--size", help="tiny, small, medium or large."),
     ):

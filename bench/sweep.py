@@ -1,0 +1,100 @@
+"""Which recipe is best? Runs every row of a list, and never looks at the bytes that are reported.
+
+    python bench/sweep.py tinyshakespeare.txt bench/sweeps/small.toml [--jobs 8] [--seeds 1]
+
+Of the text only the first nine tenths are used: rows train on nine tenths of those, and are scored
+on the last one. A row is a name and settings laid over the list's own and the size's recipe. Rows
+run side by side in one store, so that what they share is made once. Figures are those of the stage
+`evaluate`; runs that share a machine say nothing of speed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, save, spread
+
+SELECTION = 0.9  # of the text; what comes after it is reported elsewhere, and not read here
+
+
+def command(text: Path, store: Path, size: str, settings: list[str], upto: str) -> list[str]:
+    main = "from pipeline.cli.main import main; main()"
+    words = ["run", upto, "--json", "--size", size, "--data", str(text), "--store", str(store)]
+    for setting in settings:
+        words += ["--set", setting]
+    return [sys.executable, "-c", main, *words, "--threads", "1"]
+
+
+def one_run(words: list[str], limit: float, machine: list[str]) -> dict[str, Any]:
+    """Bits per byte and what else tells how a row did; or why it has none."""
+    start = time.monotonic()
+    try:
+        done = subprocess.run(
+            [*words, *machine], capture_output=True, text=True, timeout=limit, cwd=ROOT
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done after {limit:.0f} s"}
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1]}
+    stages = json.loads(done.stdout)["stages"]
+    told, train = stages["evaluate"], stages["train"]
+    return {
+        "bits_per_byte": told["bits_per_byte"],
+        "bits_per_byte_disjoint": told["bits_per_byte_disjoint"],
+        "perplexity": told["perplexity"],
+        "best_step": train["best_step"],
+        "steps": train["steps"],
+        "device": train["device"],
+        "precision": train["precision"],
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=3600, help="seconds for all of it")
+    parser.add_argument("--machine", default="", help="options of the machine, such as --device")
+    options = parser.parse_args()
+    listed = tomllib.loads(options.rows.read_text(encoding="utf-8"))
+    end = time.monotonic() + options.limit
+    with tempfile.TemporaryDirectory() as folder:
+        text, store = Path(folder) / "selection.txt", Path(folder) / "store"
+        whole = options.corpus.read_bytes()
+        text.write_bytes(whole[: int(len(whole) * SELECTION)])
+
+        def measure(row: dict[str, Any], seed: int) -> dict[str, Any]:
+            settings = [*listed.get("set", []), *row["set"], f"train.seed={seed}"]
+            words = command(text, store, listed["size"], settings, "evaluate")
+            found = one_run(words, max(1, end - time.monotonic()), options.machine.split())
+            print(row["name"], seed, found, flush=True)
+            return {"seed": seed, **found}
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            work = [
+                [pool.submit(measure, row, seed) for seed in range(options.seeds)]
+                for row in listed["row"]
+            ]
+            results = [
+                {**row, "runs": [future.result() for future in futures]}
+                for row, futures in zip(listed["row"], work)
+            ]
+    for row in results:
+        scores = [run["bits_per_byte"] for run in row["runs"] if "bits_per_byte" in run]
+        row["bits_per_byte"] = spread(scores) if scores else None
+    told = {"size": listed["size"], "set": listed.get("set", []), "rows": results}
+    save(f"sweep_{options.rows.stem}", told)
+
+
+if __name__ == "__main__":
+    main()
