@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,8 @@ def test_without_a_size_it_is_tiny():
 
 
 def test_every_size_has_its_own_file_and_no_file_is_left_over():
-    assert {path.stem for path in recipe.RECIPES.glob("*.toml")} == set(SIZES)
+    files = {path.stem for path in recipe.RECIPES.glob("*.toml")}
+    assert files == {*SIZES, *recipe.NAMED}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -233,3 +235,16 @@ def test_every_section_is_of_plain_values():
     for section in dataclasses.fields(Recipe)[1:]:
         for name, value in load().settings([section.name]).items():
             assert type(value) in (int, float, bool, str), name
+
+
+def test_classic_is_a_recipe_of_ours_for_any_size(tmp_path, monkeypatch):
+    for size in ("tiny", "large"):
+        classic = load(size, file=Path("classic"))
+        assert classic.model.layers == load(size).model.layers
+        assert (classic.train.optimizer, classic.train.batch) == ("adamw", 256)
+        assert (classic.model.dropout, classic.model.norm) == (0.1, "layernorm")
+    monkeypatch.chdir(tmp_path)
+    Path("classic").write_text("[train]\nsteps = 7\n")  # one's own file of that name comes first
+    assert load("tiny", file=Path("classic")).train.steps == 7
+    with pytest.raises(ValueError, match="no recipe file modern: give the path of one, or classic"):
+        load("tiny", file=Path("modern"))

@@ -1,0 +1,80 @@
+"""torch.compile: chosen where it can and is worth it, and the same numbers as without."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from test_trainer import SHAPE, TRAIN, losses, trainer
+
+from model.config import SIZES
+from pipeline import recipe
+from pipeline.compiling import WORTH, choose_compile, resolve_compile, work
+
+CARD = (8, 6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "operations", "chosen"),
+    [
+        ("cuda", CARD, 2 * WORTH, True),
+        ("cuda", (7, 0), 2 * WORTH, True),
+        ("cuda", CARD, WORTH / 2, False),
+        ("cpu", None, 2 * WORTH, False),
+        ("mps", None, 2 * WORTH, False),
+    ],
+)
+def test_auto_compiles_long_runs_on_gpus_without_words(kind, capability, operations, chosen):
+    assert choose_compile("auto", kind, capability, True, operations) == (chosen, "")
+
+
+@pytest.mark.parametrize(
+    ("capability", "triton", "words"),
+    [
+        ((6, 0), True, "needs compute capability 7.0, and this GPU has 6.0"),
+        (CARD, False, "triton is not installed"),
+    ],
+)
+def test_what_cannot_be_compiled_is_told_once_or_refused(capability, triton, words):
+    chosen, why = choose_compile("auto", "cuda", capability, triton, 2 * WORTH)
+    assert not chosen and words in why
+    with pytest.raises(ValueError, match=r"--compile on: .*Use --compile off"):
+        choose_compile("on", "cuda", capability, triton, 0)
+    assert choose_compile("off", "cuda", capability, triton, 2 * WORTH) == (False, "")
+    assert choose_compile("auto", "cuda", capability, triton, 0) == (False, "")
+
+
+def test_on_means_on_where_it_can():
+    assert choose_compile("on", "cuda", CARD, True, 0) == (True, "")
+    assert choose_compile("on", "cpu", None, False, 0) == (True, "")
+    with pytest.raises(ValueError, match="untried on mps"):
+        choose_compile("on", "mps", None, True, 0)
+
+
+def test_the_choice_is_one_of_the_recipe_and_not_of_what_is_left_of_it():
+    """A resumed run must compute as it began to."""
+    told = []
+    train = recipe.load("medium").train
+    whole = work(SIZES["medium"], train, 32_000)
+    assert whole > WORTH
+    assert not resolve_compile("auto", torch.device("cpu"), whole, told.append)
+    assert told == []
+    assert work(SIZES["tiny"], recipe.load("tiny").train, 1024) < WORTH
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
+def test_compiled_training_gives_the_same_curve_and_compiles_one_block():
+    shape, train = replace(SHAPE, layers=3, dropout=0.2), replace(TRAIN, steps=12)
+    plain = losses(trainer(train, shape, micro_batch=4), 12)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    run = trainer(train, shape, micro_batch=4)
+    run.model.compiled = True
+    assert losses(run, 12) == pytest.approx(plain, abs=1e-4)
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # a block, a slice
+    kept = run.state()["model.embedding.weight"].clone()
+    again = trainer(train, shape, micro_batch=4)
+    again.model.compiled = again.model.recompute = True
+    losses(again, 12)
+    assert torch.equal(again.state()["model.embedding.weight"], kept)
