@@ -18,7 +18,6 @@ Cost: one graph for each length of the cache (256, 512, ... up to the context; `
 what is there, and needs one), and in memory what the step computes, once.
 """
 
-import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -31,6 +30,7 @@ from model.generate import Reader
 from model.gpt import GPT
 from model.layers import Linear
 
+WAYS = ("plain", "graph", "compiled", "fused")
 _SHORTEST = 256  # places of the cache that a step reads at least
 # a step reads ids [B, 1], their position [1] and the cache up to a length: logits [B, V]
 Step = Callable[[Tensor, Tensor, int], Tensor]
@@ -89,6 +89,12 @@ class Fast(Reader):
         with torch.cuda.graph(graph):
             logits_BV = self.step(self.ids_B1, self.position_1, length)
         return graph, logits_BV
+
+
+def make_reader(model: GPT, way: str) -> Reader:
+    """A reader that goes this way."""
+    assert way in WAYS
+    return Reader(model) if way == "plain" else Fast(model, way)
 
 
 def _step(way: str, reader: Reader) -> Step:

@@ -1,6 +1,9 @@
 """The fast ways of reading a token against the plain one."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,3 +123,16 @@ def test_a_frozen_model_holds_the_weights_of_products_in_their_type() -> None:
 def test_the_next_logits_are_the_last_of_all() -> None:
     model = lively(SHAPE)
     torch.testing.assert_close(model.next_logits(ids(9)), model(ids(9))[:, -1])
+
+
+# --- the benchmark -------------------------------------------------------------------------------
+
+
+def test_the_benchmark_runs_on_a_toy() -> None:
+    script = Path(__file__).parents[1] / "bench" / "decode.py"
+    options = "--size tiny --device cpu --tokens 8 --vocab 64 --dry".split()
+    done = subprocess.run(
+        [sys.executable, script, *options], check=True, capture_output=True, text=True
+    )
+    assert "'way': 'graph'" in done.stdout
+    assert "failed" not in done.stdout
