@@ -1,0 +1,376 @@
+"""A token's step through the network as five kernels a layer, in Triton.
+
+What: ``fused_step`` computes what ``Block.forward`` does for one token of one text. At this size a
+layer is five products of a matrix with a vector; all else is small and goes along with them:
+
+1. norm, queries, keys and values
+2. positions, the new key and value into the cache, attention in ``_SPLITS`` parts of the past
+3. the parts put together, out-projection, added to the stream
+4. norm, up-projection, GELU
+5. down-projection, added to the stream
+
+Why by hand: a GPU reads a layer of 25 MB in eight microseconds and takes one or two to go from one
+kernel to the next, so that kernels must be few, and each must ask for all its weights at once. On
+Hopper and newer a kernel asks for them before the one ahead of it has ended (programmatic dependent
+launch: ``gdc_wait`` is where it waits). Sums are float32 throughout. How the parts of attention
+are put together: Dao et al. 2023, "Flash-Decoding for long-context inference".
+
+The language: one function runs in many programs side by side, each for its own ``program_id``, on
+small arrays; names in capitals are compiled in. https://triton-lang.org
+"""
+
+from collections.abc import Callable
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.attention import Attention, KVCache
+from model.gpt import GPT
+from model.layers import Linear, Norm
+
+try:
+    from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+    _CAN_START_EARLY = True
+except ImportError:  # before Triton 3.4
+    _CAN_START_EARLY = False
+
+    @triton.jit
+    def gdc_wait():
+        pass
+
+    gdc_launch_dependents = gdc_wait
+
+_TILE = 4096  # weights that a program asks for at once: 8 KB in 16 bits
+_SPLITS = 8  # parts of the past, so that a few heads keep a whole GPU busy
+_PLACES = 32  # of the past, that a program looks at together
+WIDEST = 4096  # a program normalises the whole stream
+
+
+@triton.jit
+def _normed(x, inside, count, weight, bias, KIND: tl.constexpr):
+    """``layers.Norm`` of ``count`` numbers x; the mean and spread go over those ``inside``."""
+    if KIND == "layernorm":
+        x = tl.where(inside, x - tl.sum(x, 0) / count, 0.0)
+    return x * (1 / tl.sqrt(tl.sum(x * x, 0) / count + 1e-5)) * weight + bias
+
+
+@triton.jit
+def _joined(y_ptr, most_ptr, mass_ptr, columns, inside, SIZE: tl.constexpr, SPLITS: tl.constexpr):
+    """What ``_attend`` left in parts, each with its own largest score and its sum of weights."""
+    head = columns // SIZE
+    most = tl.full(columns.shape, float("-inf"), tl.float32)
+    for split in tl.static_range(SPLITS):
+        part = tl.load(most_ptr + head * SPLITS + split, inside, 0.0, cache_modifier=".cg")
+        most = tl.maximum(most, part)
+    total, mass = tl.zeros(columns.shape, tl.float32), tl.zeros(columns.shape, tl.float32)
+    for split in tl.static_range(SPLITS):
+        at = head * SPLITS + split
+        weight = tl.exp(tl.load(most_ptr + at, inside, 0.0, cache_modifier=".cg") - most)
+        mass += weight * tl.load(mass_ptr + at, inside, 1.0, cache_modifier=".cg")
+        y = tl.load(y_ptr + at * SIZE + columns % SIZE, inside, 0.0, cache_modifier=".cg")
+        total += weight * y
+    return total / mass
+
+
+@triton.jit
+def _product(
+    x_ptr,
+    most_ptr,
+    mass_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    weight_ptr,
+    bias_ptr,
+    y_ptr,
+    outputs,
+    INPUTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    NORM: tl.constexpr,  # of x: layernorm, rmsnorm or none
+    NORM_BIAS: tl.constexpr,
+    SPLITS: tl.constexpr,  # x is in so many parts, see _joined; 0: it is not
+    SIZE: tl.constexpr,
+    BIAS: tl.constexpr,
+    GELU: tl.constexpr,
+    ADD: tl.constexpr,  # to what is in y
+    EARLY: tl.constexpr,
+):
+    """y = W x + b for ROWS rows of W, with what goes before and after."""
+    if EARLY:
+        gdc_launch_dependents()
+    rows, columns = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
+    there, inside = rows < outputs, columns < INPUTS
+    places = weight_ptr + rows[:, None] * INPUTS + columns[None, :]
+    weights = tl.load(places, there[:, None] & inside[None, :], 0.0, eviction_policy="evict_first")
+    y = tl.zeros([ROWS], tl.float32)
+    if BIAS:
+        y += tl.load(bias_ptr + rows, there, 0.0).to(tl.float32)
+    if NORM != "none":
+        norm_weight = tl.load(norm_weight_ptr + columns, inside, 0.0)
+        norm_bias = tl.zeros([BLOCK], tl.float32)
+        if NORM_BIAS:
+            norm_bias = tl.load(norm_bias_ptr + columns, inside, 0.0)
+    if EARLY:
+        gdc_wait()  # below is what the kernels before have written
+    if SPLITS > 0:
+        x = _joined(x_ptr, most_ptr, mass_ptr, columns, inside, SIZE, SPLITS)
+    else:
+        x = tl.load(x_ptr + columns, inside, 0.0, cache_modifier=".cg").to(tl.float32)
+    if NORM != "none":
+        x = _normed(x, inside, INPUTS, norm_weight, norm_bias, NORM)
+    # as the plain way has it, a product's input has the type of its weights
+    x = x.to(weights.dtype).to(tl.float32)
+    y += tl.sum(weights.to(tl.float32) * x[None, :], 1)
+    for start in range(BLOCK, INPUTS, BLOCK):
+        inside = start + columns < INPUTS
+        weights = tl.load(places + start, there[:, None] & inside[None, :], 0.0)
+        x = tl.load(x_ptr + start + columns, inside, 0.0, cache_modifier=".cg").to(tl.float32)
+        y += tl.sum(weights.to(tl.float32) * x[None, :], 1)
+    if GELU:
+        y = 0.5 * y * (1 + tl.erf(y * 0.7071067811865476))
+    if ADD:
+        y += tl.load(y_ptr + rows, there, 0.0, cache_modifier=".cg")
+    tl.store(y_ptr + rows, y.to(y_ptr.dtype.element_ty), there)
+
+
+@triton.jit
+def _turned(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    cos,
+    sin,
+    channels,
+    inside,
+    SIZE: tl.constexpr,
+    NORM: tl.constexpr,
+    NORM_BIAS: tl.constexpr,
+):
+    """The halves of one head's query or key, normalised if it has to be, and rotated."""
+    dtype = x_ptr.dtype.element_ty
+    one = tl.load(x_ptr + channels, inside, 0.0, cache_modifier=".cg").to(tl.float32)
+    two = tl.load(x_ptr + SIZE // 2 + channels, inside, 0.0, cache_modifier=".cg").to(tl.float32)
+    if NORM != "none":
+        if NORM == "layernorm":
+            mean = (tl.sum(one, 0) + tl.sum(two, 0)) / SIZE
+            one, two = tl.where(inside, one - mean, 0.0), tl.where(inside, two - mean, 0.0)
+        scale = 1 / tl.sqrt((tl.sum(one * one, 0) + tl.sum(two * two, 0)) / SIZE + 1e-5)
+        one *= scale * tl.load(weight_ptr + channels, inside, 0.0)
+        two *= scale * tl.load(weight_ptr + SIZE // 2 + channels, inside, 0.0)
+        if NORM_BIAS:
+            one += tl.load(bias_ptr + channels, inside, 0.0)
+            two += tl.load(bias_ptr + SIZE // 2 + channels, inside, 0.0)
+        one, two = one.to(dtype).to(tl.float32), two.to(dtype).to(tl.float32)
+    return one * cos - two * sin, two * cos + one * sin
+
+
+@triton.jit
+def _attend(
+    qkv_ptr,
+    q_weight_ptr,
+    q_bias_ptr,
+    k_weight_ptr,
+    k_bias_ptr,
+    cos_ptr,
+    sin_ptr,
+    keys_ptr,
+    values_ptr,
+    position_ptr,
+    y_ptr,
+    most_ptr,
+    mass_ptr,
+    context,
+    scale,
+    HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    HALF: tl.constexpr,  # SIZE / 2, or the next power of two
+    SPLITS: tl.constexpr,
+    PLACES: tl.constexpr,
+    NORM: tl.constexpr,
+    NORM_BIAS: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """One head's look at one part of the past; the first part has the new token as well."""
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+    head, split = tl.program_id(0), tl.program_id(1)
+    dtype = keys_ptr.dtype.element_ty
+    half, whole = tl.arange(0, HALF), tl.arange(0, 2 * HALF)
+    in_half, in_whole = half < SIZE // 2, whole < SIZE
+    position = tl.load(position_ptr).to(tl.int32)
+    cos = tl.load(cos_ptr + position * SIZE + half, in_half, 0.0).to(dtype).to(tl.float32)
+    sin = tl.load(sin_ptr + position * SIZE + half, in_half, 0.0).to(dtype).to(tl.float32)
+    q_ptr, k_ptr = qkv_ptr + head * SIZE, qkv_ptr + (HEADS + head) * SIZE
+    q1, q2 = _turned(
+        q_ptr, q_weight_ptr, q_bias_ptr, cos, sin, half, in_half, SIZE, NORM, NORM_BIAS
+    )
+    k1, k2 = _turned(
+        k_ptr, k_weight_ptr, k_bias_ptr, cos, sin, half, in_half, SIZE, NORM, NORM_BIAS
+    )
+    v_ptr = qkv_ptr + (2 * HEADS + head) * SIZE
+    v = tl.load(v_ptr + whole, in_whole, 0.0, cache_modifier=".cg").to(tl.float32)
+    q1, q2 = q1.to(dtype).to(tl.float32) * scale, q2.to(dtype).to(tl.float32) * scale
+    keys_ptr += head * context * SIZE
+    values_ptr += head * context * SIZE
+    if split == 0:
+        # no program reads this place: each has the new key and value from where they came
+        tl.store(keys_ptr + position * SIZE + half, k1.to(dtype), in_half)
+        tl.store(keys_ptr + position * SIZE + SIZE // 2 + half, k2.to(dtype), in_half)
+        tl.store(values_ptr + position * SIZE + whole, v.to(dtype), in_whole)
+    score = tl.sum(q1 * k1.to(dtype).to(tl.float32) + q2 * k2.to(dtype).to(tl.float32), 0)
+    most = tl.where(split == 0, score, float("-inf"))
+    mass = tl.where(split == 0, 1.0, 0.0)
+    y = tl.where(split == 0, v, 0.0)
+    part = tl.cdiv(tl.cdiv(position, SPLITS), PLACES) * PLACES
+    end = tl.minimum(split * part + part, position)
+    for start in range(split * part, end, PLACES):
+        places = start + tl.arange(0, PLACES)
+        there = places < end
+        at = places[:, None] * SIZE + half[None, :]
+        mask = there[:, None] & in_half[None, :]
+        k1 = tl.load(keys_ptr + at, mask, 0.0).to(tl.float32)
+        k2 = tl.load(keys_ptr + at + SIZE // 2, mask, 0.0).to(tl.float32)
+        at, mask = places[:, None] * SIZE + whole[None, :], there[:, None] & in_whole[None, :]
+        v = tl.load(values_ptr + at, mask, 0.0).to(tl.float32)
+        scores = tl.sum(k1 * q1[None, :] + k2 * q2[None, :], 1)
+        scores = tl.where(there, scores, float("-inf"))
+        higher = tl.maximum(most, tl.max(scores, 0))
+        weights, fade = tl.exp(scores - higher), tl.exp(most - higher)
+        y = y * fade + tl.sum(weights[:, None] * v, 0)
+        mass = mass * fade + tl.sum(weights, 0)
+        most = higher
+    at = head * SPLITS + split
+    tl.store(y_ptr + at * SIZE + whole, y, in_whole)
+    tl.store(most_ptr + at, most)
+    tl.store(mass_ptr + at, mass)
+
+
+class _Work:
+    """What kernels hand to each other; and how to start them."""
+
+    def __init__(self, model: GPT, device: torch.device) -> None:
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.empty(shape, device=device, dtype=dtype)
+
+        config, dtype = model.config, model.compute_dtype
+        self.stream_1D = empty(1, config.width)
+        self.qkv_3D = empty(3 * config.width, dtype=dtype)
+        self.hidden_F = empty(config.feed_forward, dtype=dtype)
+        self.parts = (
+            empty(config.heads, _SPLITS, config.head_size),
+            empty(config.heads, _SPLITS),
+            empty(config.heads, _SPLITS),
+        )
+        self.logits_1V = empty(1, model.vocab_size)
+        self.size = config.head_size
+        hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+        self.early = {"EARLY": hopper and _CAN_START_EARLY}
+        if self.early["EARLY"]:
+            self.early["launch_pdl"] = True
+
+    def product(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        y: Tensor,
+        *,
+        norm: Norm | None = None,
+        parts: tuple[Tensor, Tensor] | None = None,
+        gelu: bool = False,
+        add: bool = False,
+    ) -> None:
+        """y = W x + b, or y += W x + b: see ``_product``."""
+        outputs, inputs = weight.shape
+        block = min(triton.next_power_of_2(inputs), _TILE)
+        assert inputs <= block or not (norm or parts)
+        # putting parts together is work for every program, so let there be half as many
+        tile = 2 * _TILE if parts else _TILE
+        rows = max(1, tile // block)
+        norm_bias = None if norm is None else norm.bias
+        _product[(triton.cdiv(outputs, rows),)](
+            x,
+            *(parts or (x, x)),
+            weight if norm is None else norm.weight,
+            weight if norm_bias is None else norm_bias,
+            weight,
+            weight if bias is None else bias,
+            y,
+            outputs,
+            INPUTS=inputs,
+            ROWS=rows,
+            BLOCK=block,
+            NORM="none" if norm is None else norm.kind,
+            NORM_BIAS=norm_bias is not None,
+            SPLITS=_SPLITS if parts else 0,
+            SIZE=self.size,
+            BIAS=bias is not None,
+            GELU=gelu,
+            ADD=add,
+            num_warps=8 if parts else 4,
+            **self.early,
+        )
+
+    def linear(self, x: Tensor, layer: Linear, y: Tensor, **how) -> None:
+        self.product(x, layer.weight, layer.bias, y, **how)
+
+    def attend(
+        self,
+        attention: Attention,
+        tables: tuple[Tensor, Tensor],
+        keys_BHTK: Tensor,
+        values_BHTK: Tensor,
+        position_1: Tensor,
+    ) -> None:
+        """``parts`` of what attention gives for the new token, and its key and value cached."""
+        norms = [norm for norm in (attention.q_norm, attention.k_norm) if norm is not None]
+        biased = bool(norms) and norms[0].bias is not None
+        vectors = [v for norm in norms for v in (norm.weight, norm.bias if biased else norm.weight)]
+        heads, context, size = keys_BHTK.shape[1:]
+        _attend[(heads, _SPLITS)](
+            self.qkv_3D,
+            *(vectors or 4 * [tables[0]]),
+            *tables,
+            keys_BHTK,
+            values_BHTK,
+            position_1,
+            *self.parts,
+            context,
+            size**-0.5,
+            HEADS=heads,
+            SIZE=size,
+            HALF=triton.next_power_of_2(size // 2),
+            SPLITS=_SPLITS,
+            PLACES=_PLACES,
+            NORM=norms[0].kind if norms else "none",
+            NORM_BIAS=biased,
+            num_warps=4,
+            **self.early,
+        )
+
+
+def fused_step(model: GPT, cache: KVCache) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """A step of ``decode.Fast`` for one text: ids [1, 1], their position [1] -> logits [1, V]."""
+    assert model.config.width <= WIDEST
+    work = _Work(model, cache.keys[0].device)
+    stream, qkv, hidden = work.stream_1D, work.qkv_3D, work.hidden_F
+    tables = model.cos_TK, model.sin_TK
+
+    def step(ids_B1: Tensor, position_1: Tensor, length: int) -> Tensor:
+        torch.index_select(model.embedding.weight, 0, ids_B1.view(-1), out=stream)
+        for block, keys_BHTK, values_BHTK in zip(model.blocks, cache.keys, cache.values):
+            attention, feed_forward = block.attention, block.feed_forward
+            work.linear(stream, attention.qkv, qkv, norm=block.attention_norm)
+            work.attend(attention, tables, keys_BHTK, values_BHTK, position_1)
+            shares, *parts = work.parts
+            work.linear(shares, attention.out, stream, parts=tuple(parts), add=True)
+            work.linear(stream, feed_forward.up, hidden, norm=block.feed_forward_norm, gelu=True)
+            work.linear(hidden, feed_forward.down, stream, add=True)
+        work.product(stream, model.head_weight, None, work.logits_1V, norm=model.final_norm)
+        return work.logits_1V
+
+    return step
