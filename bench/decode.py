@@ -3,6 +3,7 @@
     python bench/decode.py --size large --tokens 256        on a GPU, under 90 s in all
     python bench/decode.py --size tiny --device cpu         that it still runs
 
+``fused-late`` is ``fused`` without kernels that start before the one ahead has ended.
 The limit is reading all weights once a token, as fast as this device copies memory (what a copy
 reads and writes, best of 10). Weights are random: how fast they are read does not depend on them.
 Every way generates the same greedy text once to get ready (``start_s``, compiling included) and
@@ -14,6 +15,7 @@ over their deviation, and the share of positions where both would choose the sam
 import argparse
 import sys
 import time
+import unittest.mock
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +113,22 @@ def agreement(told: dict, reader: Reader, plain: dict, logits_TV: torch.Tensor) 
     }
 
 
+def reader_of(model: GPT, way: str) -> Reader:
+    if way != "fused-late":
+        return make_reader(model, way)
+    from model import kernels
+
+    with unittest.mock.patch.object(kernels, "_CAN_START_EARLY", False):
+        return make_reader(model, "fused")
+
+
 def measure(model: GPT, ways: list[str], tokens: int, bandwidth: float) -> list[dict[str, Any]]:
     plain, logits_TV, rows = {}, torch.empty(0), []
     limit = bandwidth / bytes_read(model)
     for way in ways:
         start = time.perf_counter()
         try:
-            reader = make_reader(model, way)
+            reader = reader_of(model, way)
             told = texts(reader, tokens)
         except Exception as error:  # one way that fails is a finding, not the end of the others
             rows.append({"way": way, "failed": f"{type(error).__name__}: {error}"[:2000]})
@@ -149,7 +160,7 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="do not write a result")
     options = parser.parse_args()
     device = resolve_device(options.device)
-    ways, precision = ",".join(WAYS), options.precision
+    ways, precision = ",".join((*WAYS, "fused-late")), options.precision
     if device.type == "cpu":  # as pipeline/weights.py has it; and one thread waits for no other
         ways, precision = "plain,graph", "fp32" if precision == "auto" else precision
         torch.set_num_threads(1)

@@ -18,6 +18,7 @@ Cost: one graph for each length of the cache (256, 512, ... up to the context; `
 what is there, and needs one), and in memory what the step computes, once.
 """
 
+import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -31,6 +32,7 @@ from model.gpt import GPT
 from model.layers import Linear
 
 WAYS = ("plain", "graph", "compiled", "fused")
+_WORTH_IT = 64  # tokens; fewer are written before a graph is ready
 _SHORTEST = 256  # places of the cache that a step reads at least
 # a step reads ids [B, 1], their position [1] and the cache up to a length: logits [B, V]
 Step = Callable[[Tensor, Tensor, int], Tensor]
@@ -79,22 +81,56 @@ class Fast(Reader):
         First the step runs outside of it, where kernels are compiled and workspaces allocated;
         running it again does no harm, because it writes the same to the same place of the cache.
         """
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                self.step(self.ids_B1, self.position_1, length)
-        current.wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits_BV = self.step(self.ids_B1, self.position_1, length)
+        with torch.cuda.device(self.device):
+            current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                for _ in range(2):
+                    self.step(self.ids_B1, self.position_1, length)
+            current.wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                logits_BV = self.step(self.ids_B1, self.position_1, length)
         return graph, logits_BV
 
 
 def make_reader(model: GPT, way: str) -> Reader:
-    """A reader that goes this way."""
+    """A reader that goes this way, whether it works here or not."""
     assert way in WAYS
     return Reader(model) if way == "plain" else Fast(model, way)
+
+
+def quick_reader(model: GPT, tokens: int) -> tuple[Reader, str]:
+    """The quickest reader for so many tokens, and what is wrong if one should have been quicker.
+
+    On a CPU that is the plain one: there the products take the time, not the asking for them, and
+    compiling every block makes some sizes a third faster and others a third slower. ``compiled`` is
+    never chosen: where it works, ``fused`` does, without half a minute of compiling.
+    """
+    if model.embedding.weight.device.type != "cuda" or tokens < _WORTH_IT:
+        return Reader(model), ""
+    wrong = []
+    for way in ("fused", "graph"):
+        try:
+            return _started(model, way), "; ".join(wrong)
+        except Exception as error:  # whatever it is, a slower way is better than no text
+            first_line = str(error).strip().partition("\n")[0]
+            wrong.append(f"no {way} decoding: {type(error).__name__}: {first_line}")
+    return Reader(model), "; ".join(wrong)
+
+
+def _started(model: GPT, way: str) -> Reader:
+    """A reader that has read one token. Raises whatever keeps it from that."""
+    device = model.embedding.weight.device
+    if way == "fused":
+        if torch.cuda.get_device_capability(device) < (7, 5):
+            raise RuntimeError("Triton needs a GPU of compute capability 7.5 or newer")
+        if importlib.util.find_spec("triton") is None:
+            raise RuntimeError("Triton is not installed")
+    reader = Fast(model, way)
+    reader(torch.zeros(1, 1, dtype=torch.long, device=device))
+    torch.cuda.synchronize(device)  # a kernel's failure is told late
+    return reader
 
 
 def _step(way: str, reader: Reader) -> Step:

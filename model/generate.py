@@ -118,7 +118,7 @@ def _one_late(ids: Iterable[Tensor]) -> Iterator[Tensor]:
         copy_11 = torch.empty(1, 1, dtype=id_11.dtype, pin_memory=True)
         copy_11.copy_(id_11, non_blocking=True)
         waiting.append((copy_11, torch.cuda.Event()))
-        waiting[-1][1].record()
+        waiting[-1][1].record(torch.cuda.current_stream(id_11.device))
         if len(waiting) == 2:
             yield _arrived(*waiting.pop(0))
     for late in waiting:

@@ -46,7 +46,6 @@ except ImportError:  # before Triton 3.4
 _TILE = 4096  # weights that a program asks for at once: 8 KB in 16 bits
 _SPLITS = 8  # parts of the past, so that a few heads keep a whole GPU busy
 _PLACES = 32  # of the past, that a program looks at together
-WIDEST = 4096  # a program normalises the whole stream
 
 
 @triton.jit
@@ -208,23 +207,23 @@ def _attend(
     q1, q2 = _turned(
         q_ptr, q_weight_ptr, q_bias_ptr, cos, sin, half, in_half, SIZE, NORM, NORM_BIAS
     )
-    k1, k2 = _turned(
+    new_k1, new_k2 = _turned(
         k_ptr, k_weight_ptr, k_bias_ptr, cos, sin, half, in_half, SIZE, NORM, NORM_BIAS
     )
     v_ptr = qkv_ptr + (2 * HEADS + head) * SIZE
-    v = tl.load(v_ptr + whole, in_whole, 0.0, cache_modifier=".cg").to(tl.float32)
+    new_v = tl.load(v_ptr + whole, in_whole, 0.0, cache_modifier=".cg").to(tl.float32)
     q1, q2 = q1.to(dtype).to(tl.float32) * scale, q2.to(dtype).to(tl.float32) * scale
     keys_ptr += head * context * SIZE
     values_ptr += head * context * SIZE
     if split == 0:
         # no program reads this place: each has the new key and value from where they came
-        tl.store(keys_ptr + position * SIZE + half, k1.to(dtype), in_half)
-        tl.store(keys_ptr + position * SIZE + SIZE // 2 + half, k2.to(dtype), in_half)
-        tl.store(values_ptr + position * SIZE + whole, v.to(dtype), in_whole)
-    score = tl.sum(q1 * k1.to(dtype).to(tl.float32) + q2 * k2.to(dtype).to(tl.float32), 0)
+        tl.store(keys_ptr + position * SIZE + half, new_k1.to(dtype), in_half)
+        tl.store(keys_ptr + position * SIZE + SIZE // 2 + half, new_k2.to(dtype), in_half)
+        tl.store(values_ptr + position * SIZE + whole, new_v.to(dtype), in_whole)
+    score = tl.sum(q1 * new_k1.to(dtype).to(tl.float32) + q2 * new_k2.to(dtype).to(tl.float32), 0)
     most = tl.where(split == 0, score, float("-inf"))
     mass = tl.where(split == 0, 1.0, 0.0)
-    y = tl.where(split == 0, v, 0.0)
+    y = tl.where(split == 0, new_v, 0.0)
     part = tl.cdiv(tl.cdiv(position, SPLITS), PLACES) * PLACES
     end = tl.minimum(split * part + part, position)
     for start in range(split * part, end, PLACES):
@@ -354,8 +353,12 @@ class _Work:
 
 
 def fused_step(model: GPT, cache: KVCache) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """A step of ``decode.Fast`` for one text: ids [1, 1], their position [1] -> logits [1, V]."""
-    assert model.config.width <= WIDEST
+    """A step of ``decode.Fast`` for one text: ids [1, 1], their position [1] -> logits [1, V].
+
+    Raises ValueError for a model that is too wide.
+    """
+    if model.config.width > _TILE:
+        raise ValueError(f"width {model.config.width}: the kernels go up to {_TILE}")
     work = _Work(model, cache.keys[0].device)
     stream, qkv, hidden = work.stream_1D, work.qkv_3D, work.hidden_F
     tables = model.cos_TK, model.sin_TK

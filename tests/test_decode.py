@@ -1,10 +1,12 @@
 """The fast ways of reading a token against the plain one."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from toys import lively_model
 
 from model.attention import KVCache
 from model.config import ModelConfig
-from model.decode import Fast
+from model.decode import Fast, quick_reader
 from model.generate import Reader, generate
 from model.gpt import GPT
 from model.sampling import SamplerConfig
@@ -49,7 +51,7 @@ def test_the_static_step_gives_the_logits_of_the_plain_way(shape: str, prompt_le
 @torch.no_grad()
 def same_logits(plain: Reader, fast: Reader, prompt_length: int, tolerance: float = 1e-5) -> None:
     """Both read a prompt, then token by token to the end of the context."""
-    text = ids(plain.model.config.context)
+    text = ids(plain.model.config.context).to(plain.device)
     if prompt_length:
         plain(text[:, :prompt_length]), fast(text[:, :prompt_length])
     for at in range(prompt_length, text.shape[1]):
@@ -74,6 +76,57 @@ def test_what_lies_behind_a_token_in_the_cache_does_not_matter() -> None:
     used.cache.length = 0
     for at in range(5):
         assert torch.equal(fresh(ids(9)[:, at : at + 1]), used(ids(9)[:, at : at + 1]))
+
+
+@pytest.mark.slow
+def test_the_compiled_step_gives_the_logits_of_the_plain_way() -> None:
+    for shape in SHAPES.values():
+        model = lively(shape)
+        same_logits(Reader(model), Fast(model, "compiled"), 5)
+
+
+def interpreted() -> bool:
+    """May Triton's kernels run on a CPU, number by number? Some of its versions need numpy < 2.4"""
+    os.environ["TRITON_INTERPRET"] = "1"
+    try:
+        import triton  # noqa: F401
+
+        return int(np.ones(1)) == 1
+    except (ImportError, TypeError):
+        return False
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() and not interpreted(), reason="no GPU, and no Triton to act it"
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_kernels_give_the_logits_of_the_plain_way(shape: str, dtype: torch.dtype) -> None:
+    # neither the past, nor the width, nor a head is a power of two or fits in one go
+    config = replace(SHAPES[shape], width=48, heads=4, feed_forward=5000, context=70)
+    model = lively(config)
+    model.compute_dtype = dtype
+    model.freeze().to("cuda" if torch.cuda.is_available() else "cpu")
+    tolerance = 1e-4 if dtype == torch.float32 else 0.3
+    same_logits(Reader(model), Fast(model, "fused"), 65, tolerance)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("sampler", [GREEDY, WARM], ids=["greedy", "warm"])
+@pytest.mark.parametrize("way", ["graph", "compiled", "fused"])
+def test_every_way_writes_the_same_text_on_a_gpu(way: str, sampler: SamplerConfig) -> None:
+    model = lively(SHAPE).to("cuda")
+    plain = list(generate(model, [1, 2], max_tokens=60, sampler=sampler))
+    fast = Fast(model, way)
+    for _ in range(2):
+        settings = {"max_tokens": 60, "sampler": sampler, "reader": fast}
+        assert list(generate(model, [1, 2], **settings)) == plain
+
+
+def test_a_cpu_reads_the_plain_way_and_nothing_is_wrong() -> None:
+    reader, wrong = quick_reader(lively(SHAPE), 10_000)
+    assert type(reader) is Reader
+    assert not wrong
 
 
 # --- generating ----------------------------------------------------------------------------------
@@ -130,7 +183,7 @@ def test_the_next_logits_are_the_last_of_all() -> None:
 
 def test_the_benchmark_runs_on_a_toy() -> None:
     script = Path(__file__).parents[1] / "bench" / "decode.py"
-    options = "--size tiny --device cpu --tokens 8 --vocab 64 --dry".split()
+    options = ["--size", "tiny", "--device", "cpu", "--tokens", "8", "--vocab", "64", "--dry"]
     done = subprocess.run(
         [sys.executable, script, *options], check=True, capture_output=True, text=True
     )
