@@ -118,7 +118,7 @@ def reader_of(model: GPT, way: str) -> Reader:
         return make_reader(model, way)
     from model import kernels
 
-    with unittest.mock.patch.object(kernels, "_CAN_START_EARLY", False):
+    with unittest.mock.patch.object(kernels, "CAN_START_EARLY", False):
         return make_reader(model, "fused")
 
 

@@ -5,7 +5,7 @@ it takes the token's position from a tensor, writes keys and values there, and r
 of the cache under a mask. Why: a token is some twenty small kernels a layer, and Python needs
 longer to ask for one than a GPU needs to run it. A CUDA graph is recorded once and then started
 as a whole. What then remains is to read all weights once, plus the gaps between kernels, so the
-fewer kernels the better: see ``kernels`` and ``bench/decode.py``.
+fewer kernels the better: see ``fused`` and ``bench/decode.py``.
 
 Four ways, from the plain to the fast:
 
@@ -136,7 +136,7 @@ def _started(model: GPT, way: str) -> Reader:
 def _step(way: str, reader: Reader) -> Step:
     model, cache = reader.model, reader.cache
     if way == "fused":
-        from model.kernels import fused_step  # it needs Triton
+        from model.fused import fused_step  # it needs Triton
 
         return fused_step(model, cache)
     block_step = _block_step

@@ -103,12 +103,12 @@ def interpreted() -> bool:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_kernels_give_the_logits_of_the_plain_way(shape: str, dtype: torch.dtype) -> None:
     # neither the past, nor the width, nor a head is a power of two or fits in one go
-    config = replace(SHAPES[shape], width=48, heads=4, feed_forward=5000, context=70)
+    config = replace(SHAPES[shape], layers=1, width=48, heads=4, feed_forward=4100, context=70)
     model = lively(config)
     model.compute_dtype = dtype
     model.freeze().to("cuda" if torch.cuda.is_available() else "cpu")
     tolerance = 1e-4 if dtype == torch.float32 else 0.3
-    same_logits(Reader(model), Fast(model, "fused"), 65, tolerance)
+    same_logits(Reader(model), Fast(model, "fused"), 68, tolerance)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
