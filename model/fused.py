@@ -24,7 +24,8 @@ from model.attention import Attention, KVCache
 from model.gpt import GPT
 from model.layers import Linear, Norm
 
-_TILE = 4096  # weights that a program asks for at once: 8 KB in 16 bits
+_TILE, _WARPS = 4096, 4  # weights that a program asks for at once (8 KB in 16 bits), and by whom
+_WIDEST = 4096  # columns of them; a program that normalises the stream needs the whole of it
 _SPLITS = 8  # parts of the past
 _PLACES = 32  # of the past, that a program looks at together
 
@@ -66,11 +67,11 @@ class _Work:
     ) -> None:
         """y = W x + b, or y += W x + b: see ``kernels.product``."""
         outputs, inputs = weight.shape
-        block = min(triton.next_power_of_2(inputs), _TILE)
+        block = min(triton.next_power_of_2(inputs), _WIDEST)
         assert inputs <= block or not (norm or parts)
         # putting parts together is work for every program, so let there be half as many
-        tile = 2 * _TILE if parts else _TILE
-        rows = max(1, tile // block)
+        size = 2 if parts else 1
+        rows = max(1, size * _TILE // block)
         norm_bias = None if norm is None else norm.bias
         kernels.product[(triton.cdiv(outputs, rows),)](
             x,
@@ -91,7 +92,7 @@ class _Work:
             BIAS=bias is not None,
             GELU=gelu,
             ADD=add,
-            num_warps=8 if parts else 4,
+            num_warps=size * _WARPS,
             **self.early,
         )
 
@@ -138,8 +139,8 @@ def fused_step(model: GPT, cache: KVCache) -> Callable[[Tensor, Tensor, int], Te
 
     Raises ValueError for a model that is too wide.
     """
-    if model.config.width > _TILE:
-        raise ValueError(f"width {model.config.width}: the kernels go up to {_TILE}")
+    if model.config.width > _WIDEST:
+        raise ValueError(f"width {model.config.width}: the kernels go up to {_WIDEST}")
     work = _Work(model, cache.keys[0].device)
     stream, qkv, hidden = work.stream_1D, work.qkv_3D, work.hidden_F
     tables = model.cos_TK, model.sin_TK
