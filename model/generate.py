@@ -3,17 +3,34 @@
 What: ``generate`` yields new ids one by one, so that whoever calls it can print while the model
 still thinks. Why the cache: see ``KVCache``; the prompt is read in one pass, then every new token
 costs one pass over itself alone. Cost: about 2 x parameters operations a token, read or written;
-for one text at a time it is the reading of all weights, for every token, that takes the time. The
-cache takes 2 x layers x T x D numbers.
+for one text at a time it is the reading of all weights, for every token, that takes the time
+(``decode`` is about getting there on a GPU). The cache takes 2 x layers x T x D numbers.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
 
 from model.attention import KVCache
 from model.gpt import GPT
 from model.sampling import SamplerConfig, sample
+
+
+class Reader:
+    """Reads tokens behind those that it has read, and tells the logits of the one to follow.
+
+    This is the plain way, and what every faster one has to agree with.
+    """
+
+    def __init__(self, model: GPT) -> None:
+        self.model, self.device = model, model.embedding.weight.device
+        self.cache = KVCache.empty(model.config, 1, self.device, model.compute_dtype)
+
+    def __call__(self, ids_BT: Tensor) -> Tensor:
+        """Logits [B, V], good until the next call."""
+        return self.model.next_logits(ids_BT, self.cache)
 
 
 def generate(
@@ -23,12 +40,14 @@ def generate(
     max_tokens: int,
     sampler: SamplerConfig,
     stop_id: int | None = None,
+    reader: Reader | None = None,
 ) -> Iterator[int]:
     """Up to ``max_tokens`` new ids after ``prompt_ids``, one at a time.
 
     Ends early at ``stop_id`` (end-of-text), which is not yielded. To start from nothing, let the
     prompt be the end-of-text token: that is what texts begin after in training. Of a prompt
-    longer than the context T the last T tokens are read.
+    longer than the context T the last T tokens are read. ``reader`` may be a faster one of the
+    same model (see ``decode``), for one text at a time.
 
     **A full context** is emptied, and the last half of it read again. It cannot just drop its
     oldest token: the cached keys have been turned by their absolute positions, which end at T, and
@@ -45,31 +64,67 @@ def generate(
             "pass the id of the end-of-text token to start a new text"
         )
     # a function of its own, so that the error above is raised by the call, not by the first next()
-    return _stream(model, prompt_ids, max_tokens, sampler, stop_id)
+    return _stream(reader or Reader(model), prompt_ids, max_tokens, sampler, stop_id)
 
 
 @torch.no_grad()
 def _stream(
-    model: GPT, prompt_ids: list[int], max_tokens: int, sampler: SamplerConfig, stop_id: int | None
+    reader: Reader,
+    prompt_ids: list[int],
+    max_tokens: int,
+    sampler: SamplerConfig,
+    stop_id: int | None,
 ) -> Iterator[int]:
-    context, device = model.config.context, model.embedding.weight.device
-    generator = torch.Generator().manual_seed(sampler.seed)
-    cache = KVCache.empty(model.config, 1, device, model.compute_dtype)
-    text = list(prompt_ids)
-    unread = text[-context:]
-    was_training = model.training
-    model.eval()
+    was_training = reader.model.training
+    reader.model.eval()
     try:
-        for _ in range(max_tokens):
-            if cache.length + len(unread) > context:
-                cache.length = 0
-                unread = text[-((context + 1) // 2) :]
-            logits_BTV = model(torch.tensor([unread], device=device), cache)
-            new_id = int(sample(logits_BTV[:, -1], sampler, generator))
+        chosen = _chosen(reader, prompt_ids, max_tokens, sampler)
+        for id_11 in _one_late(chosen) if reader.device.type == "cuda" else chosen:
+            new_id = int(id_11)
             if new_id == stop_id:
                 return
             yield new_id
-            text.append(new_id)
-            unread = [new_id]
     finally:
-        model.train(was_training)
+        reader.model.train(was_training)
+
+
+def _chosen(
+    reader: Reader, prompt_ids: list[int], max_tokens: int, sampler: SamplerConfig
+) -> Iterator[Tensor]:
+    """The new ids, each [1, 1], still on the device: nothing here asks for their values."""
+    context, cache = reader.model.config.context, reader.cache
+    generator = torch.Generator().manual_seed(sampler.seed)
+    unread_1T = torch.tensor([prompt_ids[-context:]], device=reader.device)
+    recent = deque(unread_1T.split(1, dim=1), maxlen=(context + 1) // 2)
+    cache.length = 0
+    for _ in range(max_tokens):
+        if cache.length + unread_1T.shape[1] > context:
+            cache.length = 0
+            unread_1T = torch.cat(tuple(recent), dim=1)
+        unread_1T = sample(reader(unread_1T), sampler, generator)[:, None]
+        recent.append(unread_1T)
+        yield unread_1T
+
+
+def _one_late(ids: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Each of a GPU's ids on the CPU, once the GPU has its next token to work on.
+
+    Asking for a value waits until the GPU has it, and then the GPU waits until the CPU has given
+    it something to do. Here the next token is under way before anybody waits for this one.
+    """
+    waiting: list[tuple[Tensor, torch.cuda.Event]] = []
+    for id_11 in ids:
+        # into pinned memory, because any other copy would wait for all that was asked of the GPU
+        copy_11 = torch.empty(1, 1, dtype=id_11.dtype, pin_memory=True)
+        copy_11.copy_(id_11, non_blocking=True)
+        waiting.append((copy_11, torch.cuda.Event()))
+        waiting[-1][1].record(torch.cuda.current_stream(id_11.device))
+        if len(waiting) == 2:
+            yield _arrived(*waiting.pop(0))
+    for late in waiting:
+        yield _arrived(*late)
+
+
+def _arrived(copy: Tensor, copied: torch.cuda.Event) -> Tensor:
+    copied.synchronize()
+    return copy

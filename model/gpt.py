@@ -75,8 +75,11 @@ class GPT(nn.Module):
 
         With a cache, ``ids_BT`` continues the tokens that the cache has seen.
         """
-        x_BTD = self._hidden(ids_BT, cache)
-        return F.linear(x_BTD, self.head_weight.to(x_BTD.dtype)).float()
+        return self._logits(self._hidden(ids_BT, cache))
+
+    def next_logits(self, ids_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits [B, V] for the token after the last of ``ids_BT``; the head reads no other."""
+        return self._logits(self._hidden(ids_BT, cache)[:, -1])
 
     def loss(self, ids_BT: Tensor, targets_BT: Tensor, masks: Masks | None = None) -> Tensor:
         """The sum over all tokens of -ln p(target), in nats; with dropout if there are ``masks``.
@@ -133,6 +136,26 @@ class GPT(nn.Module):
         if cache is not None:
             cache.length = past + time
         return self.final_norm(x_BTD, dtype)
+
+    def _logits(self, x_BTD: Tensor) -> Tensor:
+        return F.linear(x_BTD, self.head_weight.to(x_BTD.dtype)).float()
+
+    def freeze(self) -> "GPT":
+        """Keep what products read in ``compute_dtype``, for a model that is only read from now on.
+
+        The numbers stay the same bit for bit: a product converts its weights before it computes
+        anyway. But it would do so for every token, which reads three times as many bytes as the
+        product itself. Norms stay float32, and so does the embedding, where the residual stream
+        starts: a head tied to it gets a copy of its own. So do not save or train a frozen model.
+        """
+        if self.compute_dtype != torch.float32:
+            if self.head is None:
+                self.head = Linear(self.config.width, self.vocab_size, bias=False)
+                self.head.weight = nn.Parameter(self.embedding.weight.detach())
+            for module in self.modules():
+                if isinstance(module, Linear):
+                    module.to(self.compute_dtype)
+        return self.requires_grad_(False)
 
     @property
     def head_weight(self) -> Tensor:

@@ -102,11 +102,15 @@ def draw(logits_BV: Tensor, generator: torch.Generator) -> Tensor:
 
     A random number u in [0, 1) falls into one token's stretch of the cumulative probabilities
     (the inversion method: Devroye 1986, "Non-Uniform Random Variate Generation", section III.2).
-    ``generator`` and the draw live on the CPU, so that a seed means the same draws on every device;
-    float64, because float32 has too few values of u to tell tokens rarer than 6e-8 apart.
+    ``generator`` lives on the CPU, so that a seed means the same draws on every device; float64,
+    because float32 has too few values of u to tell tokens rarer than 6e-8 apart. Nothing here waits
+    for a GPU: the number goes there, the probabilities do not come here (except from Apple's, which
+    have no float64).
     """
-    cumulative_BV = logits_BV.softmax(dim=-1).cpu().double().cumsum(dim=-1)
+    device = torch.device("cpu") if logits_BV.device.type == "mps" else logits_BV.device
+    cumulative_BV = logits_BV.softmax(dim=-1).to(device).double().cumsum(dim=-1)
     u_B1 = torch.rand(len(logits_BV), 1, generator=generator, dtype=torch.float64)
+    u_B1 = u_B1.to(device, non_blocking=True)
     # right=True: the first token whose cumulative probability is above u, so never one with p = 0
     ids_B1 = torch.searchsorted(cumulative_BV, u_B1 * cumulative_BV[:, -1:], right=True)
     return ids_B1.squeeze(-1).to(logits_BV.device)

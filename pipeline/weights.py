@@ -22,7 +22,7 @@ def load_model(recipe: Recipe, vocab_size: int, weights: Path, machine: Machine)
     model = GPT(recipe.model, vocab_size)
     model.load_state_dict(load_file(weights))
     model.compute_dtype = resolve_precision(machine.precision, device)
-    return model.to(device).eval()
+    return model.freeze().to(device).eval()
 
 
 def for_writing(machine: Machine, recipe: Recipe, vocab_size: int) -> Machine:

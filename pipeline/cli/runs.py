@@ -181,7 +181,7 @@ def sample(prompt: str | None, as_json: bool, **options: Any) -> None:
     else:
         from pipeline.write import four
 
-        told = four(engine, machine, prompt)
+        told = four(engine, machine, prompt, _note)
     click.echo(json.dumps(told) if as_json else show.samples_text(told))
 
 
@@ -217,7 +217,7 @@ def generate(
         sampler = SamplerConfig(temperature, top_k, top_p, seed)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    written = stream(engine, machine, prompt, tokens, sampler)
+    written = stream(engine, machine, prompt, tokens, sampler, _note)
     click.echo(prompt, nl=False)
     for text in written:
         click.echo(text, nl=False)
@@ -245,3 +245,7 @@ def report(output: Path, **options: Any) -> None:
 
 def _planned(engine: Engine, stage: str) -> Planned:
     return next(planned for planned in engine.plan() if planned.stage.name == stage)
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)

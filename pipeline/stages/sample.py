@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.bpe import Tokenizer
+from model.decode import quick_reader
 from model.generate import generate
 from model.gpt import GPT
 from model.sampling import SamplerConfig
@@ -50,8 +51,12 @@ def four_samples(
     prompt: str,
     settings: SampleConfig,
     progress: Callable[[int, int], None],
+    note: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """For each method its name, its settings and the text that follows the prompt."""
+    reader, wrong = quick_reader(model, 4 * settings.tokens)
+    if wrong:
+        note(wrong)
     prompt_ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
     samples = []
     for done, (name, sampler) in enumerate(methods(settings).items()):
@@ -62,6 +67,7 @@ def four_samples(
             max_tokens=settings.tokens,
             sampler=sampler,
             stop_id=tokenizer.end_of_text,
+            reader=reader,
         ):
             ids.append(new_id)
             progress(done * settings.tokens + len(ids), 4 * settings.tokens)
@@ -92,6 +98,7 @@ def run(context: Context) -> dict[str, object]:
         prompt,
         settings,
         lambda done, total: context.progress(done, total, "tokens"),
+        context.note,
     )
     text = json.dumps({"prompt": prompt, "samples": samples}, indent=2, ensure_ascii=False) + "\n"
     (context.out / "samples.json").write_text(text, encoding="utf-8")
