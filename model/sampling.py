@@ -104,16 +104,14 @@ def draw(logits_BV: Tensor, generator: torch.Generator) -> Tensor:
     (the inversion method: Devroye 1986, "Non-Uniform Random Variate Generation", section III.2).
     ``generator`` lives on the CPU, so that a seed means the same draws on every device; float64,
     because float32 has too few values of u to tell tokens rarer than 6e-8 apart. Nothing here waits
-    for a GPU: the number goes there, the probabilities do not come here (except from Apple's, which
-    have no float64).
+    for a GPU: the number goes there, the probabilities stay.
     """
-    device = torch.device("cpu") if logits_BV.device.type == "mps" else logits_BV.device
-    cumulative_BV = logits_BV.softmax(dim=-1).to(device).double().cumsum(dim=-1)
+    cumulative_BV = logits_BV.softmax(dim=-1).double().cumsum(dim=-1)
     u_B1 = torch.rand(len(logits_BV), 1, generator=generator, dtype=torch.float64)
-    u_B1 = u_B1.to(device, non_blocking=True)
+    u_B1 = u_B1.to(logits_BV.device, non_blocking=True)
     # right=True: the first token whose cumulative probability is above u, so never one with p = 0
     ids_B1 = torch.searchsorted(cumulative_BV, u_B1 * cumulative_BV[:, -1:], right=True)
-    return ids_B1.squeeze(-1).to(logits_BV.device)
+    return ids_B1.squeeze(-1)
 
 
 def sample(logits_BV: Tensor, config: SamplerConfig, generator: torch.Generator) -> Tensor:
@@ -123,4 +121,8 @@ def sample(logits_BV: Tensor, config: SamplerConfig, generator: torch.Generator)
     """
     if config.temperature == 0:
         return logits_BV.argmax(dim=-1)
-    return draw(warp(logits_BV.float(), config), generator)
+    device = logits_BV.device
+    if device.type == "mps" or torch.are_deterministic_algorithms_enabled():
+        # Apple's GPUs have no float64, and no GPU promises the same running sums every time
+        logits_BV = logits_BV.cpu()
+    return draw(warp(logits_BV.float(), config), generator).to(device)
