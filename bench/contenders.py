@@ -3,7 +3,7 @@
 Every function returns a step: a call that trains on one batch and returns its loss, which is still
 on the device. Each contender trains as its own documentation says: nanoGPT as its train.py does
 (autocast, torch.compile if asked, fused AdamW where there is one), transformers' GPT-NeoX with
-autocast; ours as the trainer does.
+autocast; ours as the trainer does. Ours and nanoGPT have no biases, GPT-NeoX cannot do without.
 """
 
 import contextlib
@@ -50,7 +50,9 @@ def ours(shape: Shape, dtype: str, device: torch.device, compiled: bool = False)
     from pipeline.machine import allow_tf32
 
     allow_tf32(device)
-    config = ModelConfig(shape.layers, shape.width, shape.heads, 4 * shape.width, shape.context)
+    config = ModelConfig(
+        shape.layers, shape.width, shape.heads, 4 * shape.width, shape.context, bias=False
+    )
     train = TrainConfig(steps=1000, batch=shape.batch, lr=1e-3)
     model = GPT(config, shape.vocab)
     model.compute_dtype, model.compiled = DTYPES[dtype], compiled

@@ -3,11 +3,10 @@
     python bench/decode_tune.py --size large
 
 Sweeps over the constants of model/fused.py: milliseconds of a step near the start of the context
-and near its end. Then torch's profiler: the mean time of every kernel.
+and near its end. With --profile the mean time of every kernel as well.
 """
 
 import argparse
-import itertools
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -39,17 +38,19 @@ def step_ms(reader: Fast, place: int, steps: int) -> float:
 
 
 def sweep(model: GPT, limit_ms: float, steps: int) -> None:
-    settings = [(4096, 4), (8192, 8), (8192, 4), (4096, 8), (16384, 8), (2048, 4)]
-    tried = [(*s, 8, early) for s, early in itertools.product(settings, (True, False))]
-    tried += [(4096, 4, 4, True), (4096, 4, 16, True)]
+    tried = [
+        (most, splits, early)
+        for most, splits in ((32_768, 16), (16_384, 16), (8192, 16), (32_768, 8))
+        for early in (True, False)
+    ]
     last = model.config.context - 2
-    for tile, warps, splits, early in tried:
-        changed = {"_TILE": tile, "_WARPS": warps, "_SPLITS": splits}
+    for most, splits, early in tried:
+        changed = {"_MOST": most, "_SPLITS": splits}
         with patch.multiple(fused, **changed), patch.object(kernels, "CAN_START_EARLY", early):
             reader = Fast(model, "fused")
             near, far = step_ms(reader, 30, steps), step_ms(reader, last, steps)
         print(
-            f"tile {tile:5} warps {warps} splits {splits:2} early {early!s:5}  "
+            f"tiles up to {most:5} splits {splits:2} early {early!s:5}  "
             f"{near:.4f} ms ({limit_ms / near:.1%} of the limit), full context {far:.4f} ms",
             flush=True,
         )
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--size", default="large", choices=SIZES)
     parser.add_argument("--vocab", type=int, default=32_000)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     device = resolve_device("cuda")
     model = GPT(SIZES[options.size], options.vocab)
@@ -80,7 +82,8 @@ def main() -> None:
     limit_ms = 1000 * bytes_read(model) / copy_bandwidth(device)
     print(f"{torch.cuda.get_device_name(device)}: the limit is {limit_ms:.4f} ms")
     sweep(model, limit_ms, options.steps)
-    profile(model)
+    if options.profile:
+        profile(model)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ from contenders import Shape, Step, nanogpt, ours
 MAIN = "from pipeline.cli.main import main; main()"
 MICRO_BATCH = {"tiny": 4, "medium": 32, "large": 16}
 VOCAB = 32_000
+EVALUATED = ("bits_per_byte", "bits_per_byte_disjoint", "perplexity", "tokens")
+TRAINED = ("seconds", "steps", "tokens_per_second", "best_step", "precision", "segments")
 Run = Callable[[argparse.Namespace], Any]
 
 
@@ -154,25 +156,29 @@ def settings(options: argparse.Namespace, *pairs: str) -> list[str]:
     return [word for pair in (*pairs, *(toy if options.toy else ())) for word in ("--set", pair)]
 
 
-def quality(options: argparse.Namespace) -> dict[str, Any]:
-    """`small` on the text, as its recipe is and by the classic one; one after the other."""
-    told = {}
-    # at more steps the classic recipe overfits: docs/training.md
-    classic = ("tokenizer.vocab_size=1024", "train.warmup=20", "train.steps=200")
-    recipes = {"default": ((), []), "classic": (classic, ["--recipe", "classic"])}
+def quality(options: argparse.Namespace, *words: str) -> dict[str, Any]:
+    """`small` on the text by its own recipe: what it reaches, and in what time."""
+    given = settings(options, *(["train.steps=4"] if options.toy else []))
     with tempfile.TemporaryDirectory() as store:
-        for name, (pairs, words) in recipes.items():
-            given = settings(options, *pairs, *(["train.steps=4"] if options.toy else []))
-            command = pipeline(
+        told = run_json(
+            pipeline(
                 *("evaluate", "--json", "--size", "small", "--data", options.corpus),
                 *("--store", store, *words, *given),
             )
-            told[name] = run_json(command)
-            if "stages" in told[name]:
-                stages = told[name]["stages"]
-                told[name] = {"train": stages["train"], "evaluate": stages["evaluate"]}
-                told[name]["vocabulary"] = stages["tokenizer"]["vocab_size"]
-    return told
+        )
+    if "failed" in told:
+        return told
+    stages = told["stages"]
+    kept = {name: stages["evaluate"][name] for name in EVALUATED}
+    kept |= {name: stages["train"][name] for name in TRAINED}
+    return {**kept, "vocabulary": stages["tokenizer"]["vocab_size"]}
+
+
+def classic(options: argparse.Namespace) -> dict[str, Any]:
+    """The original's recipe, with the vocabulary and the number of steps that the text bears."""
+    pairs = ("tokenizer.vocab_size=1024", "train.warmup=20", "train.steps=200")
+    words = [word for pair in pairs for word in ("--set", pair)]
+    return quality(options, "--recipe", "classic", *words)
 
 
 # whether it is exact
@@ -181,15 +187,13 @@ def quality(options: argparse.Namespace) -> dict[str, Any]:
 def exactness(options: argparse.Namespace) -> dict[str, Any]:
     """sha256 of the weights of an undisturbed run, and of one that is killed again and again."""
     draw = random.Random(20261126)
-    steps = 12 if options.toy else 400
+    steps = 12 if options.toy else 600
     pairs = (f"train.steps={steps}", "model.dropout=0.1", "train.ema=0.9", "train.eval_every=100")
     given = settings(options, *pairs)
     given += ["--deterministic", "--checkpoint-every", "1s", "--micro-batch", "8"]
 
-    def command(store: str) -> list[str]:
-        return pipeline(
-            "train", "--size", "tiny", "--data", options.corpus, "--store", store, *given
-        )
+    def command(store: str, stage: str = "train") -> list[str]:
+        return pipeline(stage, "--size", "tiny", "--data", options.corpus, "--store", store, *given)
 
     def digest(store: str) -> str:
         run_json([*command(store), "--json"])
@@ -198,12 +202,13 @@ def exactness(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         stores = [f"{folder}/{name}" for name in ("straight", "killed", "again")]
         kills = 0
-        for _ in range(2 if options.toy else 4):
+        run_json([*command(stores[1], "encode"), "--json"])  # kills shall strike the training
+        for _ in range(2 if options.toy else 3):
             process = subprocess.Popen(
                 command(stores[1]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
             )
             try:
-                process.wait(draw.uniform(4, 8) if options.toy else draw.uniform(8, 16))
+                process.wait(draw.uniform(3, 6) if options.toy else draw.uniform(8, 14))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -261,12 +266,17 @@ def precision(options: argparse.Namespace) -> dict[str, Any]:
     return told
 
 
-PARTS: dict[str, Run] = {
-    "training": training,
-    "quality": quality,
-    "exactness": exactness,
-    "precision": precision,
-}
+TIMED: dict[str, Run] = {"training": training, "quality": quality}  # one after the other
+UNTIMED: dict[str, Run] = {"classic": classic, "exactness": exactness, "precision": precision}
+
+
+def measured(part: Run, options: argparse.Namespace) -> dict[str, Any]:
+    start = time.monotonic()
+    try:
+        told = part(options)
+    except Exception as error:  # the others are worth having without it
+        told = {"failed": f"{type(error).__name__}: {error}"}
+    return {**told, "seconds_of_this_part": round(time.monotonic() - start, 1)}
 
 
 def main() -> None:
@@ -274,7 +284,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--nanogpt", default="", help="without it nothing is put beside")
     parser.add_argument("--toy", action="store_true", help="small and on a CPU; nothing is saved")
-    parser.add_argument("--only", choices=PARTS, action="append")
+    parser.add_argument("--only", choices={**TIMED, **UNTIMED}, action="append")
     parser.add_argument("--worker", nargs=6)
     options = parser.parse_args()
     options.corpus = options.corpus.resolve()
@@ -287,13 +297,18 @@ def main() -> None:
         return
     told: dict[str, Any] = {"device": "cpu"}
     if not options.toy:
-        told["device"] = torch.cuda.get_device_name()
+        told = {"device": torch.cuda.get_device_name()}
         told["capability"] = torch.cuda.get_device_capability()
-    for name in options.only or PARTS:
-        start = time.monotonic()
-        told[name] = PARTS[name](options)
-        told[name]["seconds_of_this_part"] = round(time.monotonic() - start, 1)
+    asked = options.only or [*TIMED, *UNTIMED]
+    for name in filter(asked.__contains__, TIMED):
+        told[name] = measured(TIMED[name], options)
         print(name, json.dumps(told[name], indent=1), flush=True)
+    with ThreadPoolExecutor() as pool:
+        parts = [(name, part) for name, part in UNTIMED.items() if name in asked]
+        found = pool.map(lambda part: measured(part[1], options), parts)
+        for (name, _), row in zip(parts, found):
+            told[name] = row
+            print(name, json.dumps(row, indent=1), flush=True)
     if not options.toy:
         save("gpu", told)
 

@@ -75,16 +75,16 @@ class Attention(nn.Module):
     ) -> Tensor:
         batch, time, width = x_BTD.shape
         qkv_BTNK = self.qkv(x_BTD).view(batch, time, 3 * self.heads, -1)
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BHTK, k_BHTK, v_BHTK = qkv_BTNK.transpose(1, 2).split(self.heads, dim=1)
-            q_BHTK = rotate(self.q_norm(q_BHTK, x_BTD.dtype), *rotary)
-            k_BHTK = rotate(self.k_norm(k_BHTK, x_BTD.dtype), *rotary)
-        elif not x_BTD.is_cpu or torch.compiler.is_compiling():  # fused by the compiler
-            q_BHTK, k_BHTK, v_BHTK = qkv_BTNK.transpose(1, 2).split(self.heads, dim=1)
-            q_BHTK, k_BHTK = rotate(q_BHTK, *rotary), rotate(k_BHTK, *rotary)
-        else:
+        if x_BTD.is_cpu and self.q_norm is None and not torch.compiler.is_compiling():
             parts = split_rotated(qkv_BTNK, self.heads, *rotary)
-            q_BHTK, k_BHTK, v_BHTK = (part.transpose(1, 2) for part in parts)
+        else:  # elsewhere the compiler makes one pass of all this
+            q_BTHK, k_BTHK, v_BTHK = qkv_BTNK.split(self.heads, dim=2)
+            if self.q_norm is not None and self.k_norm is not None:
+                q_BTHK = self.q_norm(q_BTHK, x_BTD.dtype)
+                k_BTHK = self.k_norm(k_BTHK, x_BTD.dtype)
+            turn_T1K = tuple(table_TK[:, None] for table_TK in rotary)
+            parts = rotate(q_BTHK, *turn_T1K), rotate(k_BTHK, *turn_T1K), v_BTHK
+        q_BHTK, k_BHTK, v_BHTK = (part.transpose(1, 2) for part in parts)
         past = 0
         if cache is not None:
             past = cache.length

@@ -37,11 +37,14 @@ def rotary_table(context: int, head_size: int, base: float) -> tuple[Tensor, Ten
 def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     """Turn each channel pair (i, i + K/2) of every head by its position's angle.
 
+    Of x [B, T, H, K] as well, with tables [T, 1, K].
+
     Pairs are the two halves of a head, as in GPT-NeoX, rather than neighbours, as in the paper:
     the same up to a permutation of channels, and halves are contiguous in memory.
     """
     first, second = x_BHTK.chunk(2, dim=-1)
-    return x_BHTK * cos_TK + torch.cat((-second, first), dim=-1) * sin_TK
+    cos, sin = cos_TK.chunk(2, dim=-1)[0], sin_TK.chunk(2, dim=-1)[0]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 class _Rotated(torch.autograd.Function):

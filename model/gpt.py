@@ -23,6 +23,10 @@ from model.embeddings import Embedding, rotary_table
 from model.layers import Linear, Norm
 from model.loss import head_loss, token_losses
 
+# blocks that are compiled as one: passes are also joined between neighbours, and each block more
+# takes its seconds to compile
+_TOGETHER = 4
+
 
 class GPT(nn.Module):
     """A decoder-only transformer.
@@ -31,8 +35,8 @@ class GPT(nn.Module):
     whether the backward pass computes a block's activations again instead of keeping them (Chen et
     al. 2016, arXiv:1604.06174): of each block stays its input alone, for a third more work.
     ``compiled`` says whether training runs through torch.compile: the same formulas in fewer passes
-    over memory, for some seconds before the first step. It is one block that is compiled, and it
-    serves for all, because they differ in their weights alone. All three are settings of the
+    over memory, for some seconds before the first step. What is compiled are a few blocks, which
+    serve for all, because blocks differ in their weights alone. All three are settings of the
     machine, not of the model: the same weights run in any.
     """
 
@@ -118,21 +122,10 @@ class GPT(nn.Module):
         x_BTD = self.embedding(ids_BT)
         if masks:
             x_BTD = masks.drop(0, x_BTD)
-        train = torch.is_grad_enabled()
-        run_block = compiled(_run_block) if self.compiled and train else _run_block
-        for layer, block in enumerate(self.blocks):
-            if cache is not None:
-                x_BTD = block(x_BTD, rotary, dtype, cache, layer)
-                continue
-            inputs = (block, x_BTD, rotary, dtype, masks.of_block(layer) if masks else None)
-            if self.recompute and train:
-                # dropout's masks are inputs; only attention's dropout asks torch's generator
-                preserve = self.config.attention_dropout > 0
-                x_BTD = checkpoint(
-                    run_block, *inputs, use_reentrant=False, preserve_rng_state=preserve
-                )
-            else:
-                x_BTD = run_block(*inputs)
+        for layer, block in enumerate(self.blocks if cache is not None else ()):
+            x_BTD = block(x_BTD, rotary, dtype, cache, layer)
+        if cache is None:
+            x_BTD = self._run_blocks(x_BTD, rotary, masks)
         if cache is not None:
             cache.length = past + time
         return self.final_norm(x_BTD, dtype)
@@ -157,6 +150,25 @@ class GPT(nn.Module):
                     module.to(self.compute_dtype)
         return self.requires_grad_(False)
 
+    def _run_blocks(
+        self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], masks: Masks | None
+    ) -> Tensor:
+        train = torch.is_grad_enabled()
+        recompute = self.recompute and train
+        run = compiled(_run_some) if self.compiled and train else _run_some
+        some = _TOGETHER if self.compiled and not recompute else 1
+        for first in range(0, len(self.blocks), some):
+            blocks = tuple(self.blocks[first : first + some])
+            theirs = [masks.of_block(first + i) if masks else None for i in range(len(blocks))]
+            inputs = (blocks, x_BTD, rotary, self.compute_dtype, theirs)
+            if recompute:
+                # dropout's masks are inputs; only attention's dropout asks torch's generator
+                preserve = self.config.attention_dropout > 0
+                x_BTD = checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=preserve)
+            else:
+                x_BTD = run(*inputs)
+        return x_BTD
+
     @property
     def head_weight(self) -> Tensor:
         """[V, D]: the embedding itself if tied."""
@@ -179,11 +191,13 @@ class GPT(nn.Module):
         return groups
 
 
-def _run_block(
-    block: Block,
+def _run_some(
+    blocks: tuple[Block, ...],
     x_BTD: Tensor,
     rotary: tuple[Tensor, Tensor],
     dtype: torch.dtype,
-    masks: Masks | None,
+    masks: list[Masks | None],
 ) -> Tensor:
-    return block(x_BTD, rotary, dtype, masks=masks)
+    for block, theirs in zip(blocks, masks, strict=True):
+        x_BTD = block(x_BTD, rotary, dtype, masks=theirs)
+    return x_BTD
