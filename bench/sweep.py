@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--limit", type=float, default=3600, help="seconds for all of it")
     parser.add_argument("--machine", default="", help="options of the machine, such as --device")
+    parser.add_argument("--dry", action="store_true", help="do not write a result")
     options = parser.parse_args()
     listed = tomllib.loads(options.rows.read_text(encoding="utf-8"))
     end = time.monotonic() + options.limit
@@ -93,7 +94,8 @@ def main() -> None:
         scores = [run["bits_per_byte"] for run in row["runs"] if "bits_per_byte" in run]
         row["bits_per_byte"] = spread(scores) if scores else None
     told = {"size": listed["size"], "set": listed.get("set", []), "rows": results}
-    save(f"sweep_{options.rows.stem}", told)
+    if not options.dry:
+        save(f"sweep_{options.rows.stem}", told)
 
 
 if __name__ == "__main__":
