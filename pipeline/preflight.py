@@ -177,6 +177,18 @@ def judge_architecture(device: Device, torch: Torch) -> Check:
     return Check("architecture", FAIL, words)
 
 
+def require_code(device: str) -> None:
+    """Raises ValueError if torch has no code for this GPU, whose first kernel would fail.
+
+    ``device`` is one that torch can use: cpu, mps, cuda or cuda:N.
+    """
+    if device.startswith("cuda"):
+        torch = ask_torch(device)
+        check = judge_architecture(torch.devices[0], torch)
+        if check.state == FAIL:
+            raise ValueError(check.words)
+
+
 def _other_torch(capability: tuple[int, int]) -> str:
     if capability < (5, 0):
         return "it is too old for any torch that this runs on. Use --device cpu"

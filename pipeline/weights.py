@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from model.gpt import GPT
 from pipeline.machine import Machine, allow_tf32, resolve_device, resolve_precision
+from pipeline.preflight import require_code
 from pipeline.recipe import Recipe
 
 _SMALL = 20_000_000  # parameters; below it the work of one token is too little to share
@@ -18,6 +19,7 @@ def load_model(recipe: Recipe, vocab_size: int, weights: Path, machine: Machine)
     if machine.threads:
         torch.set_num_threads(machine.threads)
     device = resolve_device(machine.device)
+    require_code(str(device))
     allow_tf32(device)
     model = GPT(recipe.model, vocab_size)
     model.load_state_dict(load_file(weights))

@@ -367,3 +367,12 @@ def test_a_machine_without_torch(tmp_path, monkeypatch):
 def test_a_device_that_there_is_nowhere_is_a_mistake(tmp_path):
     told = pipeline("preflight", "--device", "tpu", "--store", tmp_path)
     assert told.code == 2 and "--device tpu: it must be auto, cpu, cuda" in told.err
+
+
+def test_a_run_is_refused_before_its_first_step_if_torch_lacks_the_chip(monkeypatch):
+    monkeypatch.setattr(looks, "ask_torch", lambda name: gpu_torch("Tesla P100", (6, 0), CU130))
+    with pytest.raises(ValueError, match=r"Tesla P100.* is sm_60.*/whl/cu126"):
+        looks.require_code("cuda")
+    monkeypatch.setattr(looks, "ask_torch", lambda name: gpu_torch())
+    looks.require_code("cuda")
+    looks.require_code("cpu")

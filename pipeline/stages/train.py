@@ -17,6 +17,7 @@ from pipeline.compiling import resolve_compile, work
 from pipeline.fit import fit
 from pipeline.loop import Loop
 from pipeline.machine import allow_tf32, be_deterministic, resolve_device, resolve_precision
+from pipeline.preflight import require_code
 from pipeline.stage import Context
 from pipeline.tokens import open_tokens
 
@@ -28,6 +29,7 @@ def run(context: Context) -> dict[str, object]:
     if machine.threads:
         torch.set_num_threads(machine.threads)
     device = resolve_device(machine.device)
+    require_code(str(device))
     allow_tf32(device)
     if machine.deterministic:
         be_deterministic()
