@@ -32,9 +32,10 @@ def token_bytes(shape: ModelConfig, recompute: bool) -> int:
     return blocks + 6 * shape.width + 16
 
 
-def fixed_bytes(shape: ModelConfig, vocab: int, recompute: bool) -> int:
-    """What does not grow with the micro-batch: see the document."""
-    head = vocab * (6 * shape.width + 10 * SLICE)
+def fixed_bytes(shape: ModelConfig, vocab: int, recompute: bool, card: int = 0) -> int:
+    """What does not grow with the micro-batch, on a card of so many GiB: see the document."""
+    logits = max(10 * SLICE * vocab, card * GIB // 32)
+    head = 6 * vocab * shape.width + logits
     cast = 2 * shape.trunk_parameters() // (shape.layers if recompute else 1)
     return 16 * shape.parameters(vocab) + cast + head
 
@@ -90,7 +91,7 @@ def row(size: str) -> str:
 
         def fits(count: int, on: bool, card: int = card) -> bool:
             tokens = count * shape.context
-            needed = fixed_bytes(shape, vocab, on) + tokens * token_bytes(shape, on)
+            needed = fixed_bytes(shape, vocab, on, card) + tokens * token_bytes(shape, on)
             return needed <= (1 - SPARE) * card * GIB - CUDA
 
         count, on = choose(halves(batch), shape.context, "auto", fits)
