@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from model.config import TrainConfig
+from model.parallel import local, local_part, whole
 
 
 def learning_rate(step: int, train: TrainConfig) -> float:
@@ -129,11 +130,12 @@ class Muon:
         torch._foreach_mul_(weights, 1 - lr * self.weight_decay)
         for name, weight, update in zip(self.parameters, weights, ahead, strict=True):
             parts = 3 if name.endswith("qkv.weight") else 1
-            update_NOI = update.view(parts, -1, update.shape[-1])
+            update_NOI = whole(update).view(parts, -1, update.shape[-1])
             rows, columns = update_NOI.shape[-2:]
             # a tall matrix has more rows to move: keep the size of each one's output change
             size = max(1.0, rows / columns) ** 0.5
-            weight.sub_(orthogonalise(update_NOI).view_as(weight), alpha=lr * size)
+            update = orthogonalise(update_NOI).view(weight.shape)
+            local(weight).sub_(local_part(update, weight), alpha=lr * size)
 
     def state(self) -> dict[str, Tensor]:
         return {f"mean.{name}": value for name, value in self.mean.items()}
