@@ -41,6 +41,9 @@ class Alone:
     def largest_share(self, slots: int) -> int:
         return -(-slots // self.size)
 
+    def meet(self, device: torch.device) -> None:
+        """Begin to talk from device to device, which takes memory of it, and finds what hinders."""
+
     def place(self, model: GPT, device: torch.device) -> GPT:
         """The model on the device, as much of it as this process holds."""
         return model.to(device)
@@ -71,6 +74,11 @@ class Replicas(Alone):
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def meet(self, device: torch.device) -> None:
+        found = torch.ones((), device=device)
+        dist.all_reduce(found)
+        assert found.item() == self.size
 
     @contextlib.contextmanager
     def agreed(self, step: int) -> Iterator[None]:

@@ -20,7 +20,7 @@ PACKAGES = ("model", "pipeline", "launchers")
 ROOMS = ("pipeline.cli", "pipeline.engine", "pipeline.report", "pipeline.store")
 BESIDE = (
     *("errors", "fit", "hashing", "journal", "machine", "memo", "metrics", "peaks"),
-    *("recipe", "redact", "stage", "ui"),
+    *("recipe", "redact", "stage", "team", "ui"),
 )
 _FORMAT = 1  # of what is remembered of a file
 # some Pythons 3.11 count how deep they are in a tree once for all threads, and raise SystemError
