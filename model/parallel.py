@@ -143,7 +143,7 @@ class Spread(Mapping[str, Tensor]):
         if self.state is not None:
             tensor = self.state[name].detach().cpu().contiguous()
             told = [(tensor.shape, tensor.dtype)]
-        dist.broadcast_object_list(told, src=0)
+        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
         assert told[0] is not None
         if tensor is None:
             tensor = torch.empty(told[0][0], dtype=told[0][1])

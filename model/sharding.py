@@ -31,12 +31,7 @@ class Shards(Replicas):
 
     def share(self, slots: int) -> tuple[int, int]:
         """All need as many slices, or they would wait for parameters that nobody brings."""
-        if slots % self.size:
-            nearest = max(1, slots // self.size) * self.size
-            raise ValueError(
-                f"train.batch is {slots}, and with --sharding on it must be a multiple of the "
-                f"{self.size} processes: --set train.batch={nearest}, or another --processes"
-            )
+        assert slots % self.size == 0
         return super().share(slots)
 
     def place(self, model: GPT, device: torch.device) -> GPT:

@@ -22,7 +22,7 @@ from pipeline.checkpoint import in_order
 from pipeline.loop import GLANCE
 from pipeline.machine import torchrun
 from pipeline.stages import train
-from pipeline.team import join
+from pipeline.team import CPU, join
 
 
 def follow() -> None:
@@ -30,7 +30,7 @@ def follow() -> None:
     team, trainer = Replicas(), None
     while True:
         told: list = [None]
-        dist.broadcast_object_list(told, src=0)
+        dist.broadcast_object_list(told, src=0, device=CPU)
         what, facts = told[0]
         if what == "end":
             return

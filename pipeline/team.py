@@ -35,14 +35,17 @@ import torch
 import torch.distributed as dist
 
 from model.parallel import Alone, Replicas
+from pipeline.errors import Interrupted
 from pipeline.machine import Machine, resolve_device, resolve_precision, torchrun
+from pipeline.recipe import Recipe
 
 ROOM = 0.7  # of a device's memory; weights and optimizer that take more are shared out
 _BYTES = 16  # a parameter: weight, gradient, two numbers of AdamW
 _SOON = 5.0  # seconds in which a process that made a sum fail is seen to be gone
 _STUCK = 20.0  # seconds after which a sum that lacks a process is taken to never end
 _LEAVE = 10.0  # seconds in which those who are told to end do
-_EVER = timedelta(days=365)  # who is gone is seen by other means; the leader may take its time
+CPU = torch.device("cpu")
+_EVER = timedelta(days=7)  # who is gone is seen by other means; the leader may take its time
 
 
 class Nobody:
@@ -67,7 +70,7 @@ class Leader:
         self.together = False
         with self.crew or contextlib.nullcontext():
             try:
-                dist.broadcast_object_list([(what, facts)], src=0)
+                dist.broadcast_object_list([(what, facts)], src=0, device=CPU)
                 yield
             except torch.OutOfMemoryError:
                 raise
@@ -180,20 +183,15 @@ def _paths() -> list[str]:
 
 
 @contextlib.contextmanager
-def led(machine: Machine) -> Iterator[Leader | Nobody]:
-    """This process as the leader of as many as the machine asks for, while it trains."""
+def led(size: int) -> Iterator[Leader | Nobody]:
+    """This process as the leader of a team of so many, which is there while it trains."""
     if torchrun() is not None:
-        leader = Leader(None)
-        try:
-            yield leader
-        finally:
-            if not leader.together:
-                leader.end()
+        yield Leader(None)
         return
-    size, threads = processes(machine), torch.get_num_threads()
     if size == 1:
         yield Nobody()
         return
+    threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="ignite-", ignore_cleanup_errors=True) as folder:
         crew = Crew(Path(folder), size)
         try:
@@ -215,9 +213,10 @@ def leading_torchrun() -> Iterator[None]:
     join(rank, size)
     try:
         yield
-    finally:
-        if dist.is_initialized():  # else they were lost
-            Leader(None).end()
+    except Interrupted:  # of other errors nobody knows where they have left the others
+        Leader(None).end()
+        raise
+    Leader(None).end()
 
 
 def join(rank: int, size: int, store: dist.Store | None = None) -> None:
@@ -231,24 +230,26 @@ def join(rank: int, size: int, store: dist.Store | None = None) -> None:
 
 
 def processes(machine: Machine) -> int:
-    """How many are to train; ``auto`` is one for each GPU."""
+    """How many are to train; ``auto`` is one for each GPU. Raises ValueError if nobody knows."""
+    if (given := torchrun()) is not None:
+        if machine.processes not in (0, 1, given[1]):
+            raise ValueError(f"--processes {machine.processes}: torchrun has started {given[1]}")
+        return given[1]
     if machine.processes:
         return machine.processes
     device = resolve_device(machine.device)
     return torch.cuda.device_count() if device.type == "cuda" and device.index is None else 1
 
 
-def settled(machine: Machine, size: int, parameters: int) -> Machine:
-    """The machine as all processes take it: what is to be found out, once and for all of them.
+def settled(machine: Machine, size: int, recipe: Recipe, vocab_size: int) -> Machine:
+    """The machine as all of ``size`` processes take it: what is to be found out is found out once.
 
-    Raises ValueError for what does not go with so many processes.
+    Raises ValueError for what does not go with so many.
     """
     if size == 1:
         if machine.sharding == "on":
             raise ValueError("--sharding on: one process has nothing to share out. Add --processes")
         return replace(machine, sharding="off")
-    if machine.processes not in (0, 1, size):
-        raise ValueError(f"--processes {machine.processes}: torchrun has started {size}")
     device = resolve_device(machine.device)
     memory = 0
     if device.type == "cuda":
@@ -258,7 +259,14 @@ def settled(machine: Machine, size: int, parameters: int) -> Machine:
         raise ValueError(f"--processes {size}: {device.type} is one device. Use --processes 1")
     sharding = machine.sharding
     if sharding == "auto":
-        sharding = "on" if memory and _BYTES * parameters > ROOM * memory else "off"
+        needed = _BYTES * recipe.model.parameters(vocab_size)
+        sharding = "on" if memory and needed > ROOM * memory else "off"
+    if sharding == "on" and (batch := recipe.train.batch) % size:
+        nearest = max(1, batch // size) * size
+        raise ValueError(
+            f"train.batch is {batch}, and where processes share the weights out (--sharding) it "
+            f"must be a multiple of them: --set train.batch={nearest}, or another --processes"
+        )
     precision = str(resolve_precision(machine.precision, device)).removeprefix("torch.")
     names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
     threads = machine.threads

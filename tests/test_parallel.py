@@ -147,8 +147,3 @@ def test_checkpoints_do_not_tell_whether_they_were_in_parts(told, case):
     run = trainer(None, replace(TRAIN, optimizer=optimizer), replace(SHAPE, **more), 2)
     curve(run, 6)
     assert close(curve(run, 6), parts)
-
-
-def test_parts_want_a_batch_that_can_be_divided(told):
-    for each in told:
-        assert "train.batch is 7" in each["refused"] and "train.batch=6" in each["refused"]

@@ -21,7 +21,7 @@ from pipeline.loop import Loop
 from pipeline.machine import Machine, allow_tf32, resolve_device, resolve_precision
 from pipeline.recipe import Recipe
 from pipeline.stage import Context
-from pipeline.team import led, settled
+from pipeline.team import led, processes, settled
 from pipeline.tokens import open_tokens
 
 
@@ -41,11 +41,10 @@ class Job:
 def run(context: Context) -> dict[str, object]:
     """The stage; see the module docstring."""
     tokens = json.loads(context.inputs["encode/tokens.json"].read_text(encoding="utf-8"))
-    vocab_size = tokens["vocab_size"]
-    parameters = context.recipe.model.parameters(vocab_size)
-    with led(context.machine) as leader:
-        machine = settled(context.machine, leader.team.size, parameters)
-        job = Job(context.recipe, machine, context.inputs, vocab_size)
+    vocab_size, size = tokens["vocab_size"], processes(context.machine)
+    machine = settled(context.machine, size, context.recipe, vocab_size)
+    job = Job(context.recipe, machine, context.inputs, vocab_size)
+    with led(size) as leader:
         with leader.all("build", job):
             trainer = prepared(job, leader.team)
 
