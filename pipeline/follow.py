@@ -94,7 +94,7 @@ def _end_with_the_leader() -> None:
 
 
 def main() -> None:
-    """``python -m pipeline.follow FOLDER RANK SIZE``, as the leader calls it."""
+    """A process that the leader has started, with the arguments FOLDER RANK SIZE (team.py)."""
     heed_no_signals()
     threading.Thread(target=_end_with_the_leader, daemon=True).start()
     folder, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -102,7 +102,3 @@ def main() -> None:
     store.set(f"here {rank}", "")
     join(rank, size, store)
     _do()
-
-
-if __name__ == "__main__":
-    main()

@@ -101,17 +101,19 @@ class Crew:
         self.folder, self.size = folder, size
         self.since: float | None = None  # when the sum began
         self.ended = False
-        path = os.pathsep.join([str(Path(__file__).parents[1]), *_paths()])
+        # ours are where the leader has found them
+        program = (
+            f"import sys; sys.path[:] = {sys.path!r}; from pipeline.follow import main; main()"
+        )
         self.processes = []
         for rank in range(1, size):
-            words = [sys.executable, "-m", "pipeline.follow", str(folder), str(rank), str(size)]
+            words = [sys.executable, "-c", program, str(folder), str(rank), str(size)]
             with (folder / f"{rank}.said").open("wb") as said:
                 process = subprocess.Popen(
                     words,
                     stdin=subprocess.PIPE,
                     stdout=said,
                     stderr=said,
-                    env={**os.environ, "PYTHONPATH": path},
                     start_new_session=True,  # Ctrl-C is for the leader
                 )
             self.processes.append(process)
@@ -176,10 +178,6 @@ class Crew:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _paths() -> list[str]:
-    return list(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
 
 
 @contextlib.contextmanager

@@ -236,6 +236,26 @@ def test_torchrun_decides_how_many_there_are(monkeypatch):
         processes(Machine(processes=3))
 
 
+def test_a_sum_that_never_ends_is_ended(tmp_path):
+    """As with NCCL, where a process that is gone leaves the others waiting."""
+    source = """
+import sys, time
+from pathlib import Path
+from pipeline import team
+team._STUCK = 1
+crew = team.Crew(Path(sys.argv[1]), 2)
+crew.arrive()
+crew.processes[0].kill()
+with crew:
+    time.sleep(60)
+"""
+    root = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    told = subprocess.run(
+        [sys.executable, "-c", source, tmp_path], env=root, text=True, capture_output=True
+    )
+    assert told.returncode == 1 and "error: process 2 of 2 was killed by signal 9" in told.stderr
+
+
 def test_what_one_said_last_is_told(tmp_path, monkeypatch):
     crew = Crew(tmp_path, 1)
     crew.size = 2
