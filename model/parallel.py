@@ -119,7 +119,7 @@ class Replicas(Alone):
         torch._foreach_copy_(small, views)
 
     def least(self, number: int) -> int:
-        found = torch.tensor(number)
+        found = torch.tensor(int(number))
         dist.all_reduce(found, dist.ReduceOp.MIN)
         return int(found)
 

@@ -101,10 +101,8 @@ class Crew:
         self.folder, self.size = folder, size
         self.since: float | None = None  # when the sum began
         self.ended = False
-        # ours are where the leader has found them
-        program = (
-            f"import sys; sys.path[:] = {sys.path!r}; from pipeline.follow import main; main()"
-        )
+        path = f"import sys; sys.path[:] = {sys.path!r}"  # our modules lie where they were found
+        program = f"{path}; from pipeline.follow import main; main()"
         self.processes = []
         for rank in range(1, size):
             words = [sys.executable, "-c", program, str(folder), str(rank), str(size)]
