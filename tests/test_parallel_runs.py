@@ -17,7 +17,7 @@ from pipelines import MACHINE, digests, run, toy_engine
 from pipeline import recipe
 from pipeline.engine.stopping import Stopping
 from pipeline.errors import Interrupted
-from pipeline.loop import Loop
+from pipeline.loop import Loop, _Diverged
 from pipeline.machine import Machine
 from pipeline.team import Crew, processes, settled
 
@@ -79,6 +79,25 @@ def test_one_process_two_in_parts_and_one_again(tmp_path, corpus, stop_at):
     assert [part["world_size"] for part in segments] == [1, 2, 1]
     keys = [{item.stage.name: item.key for item in each.plan()} for each in (straight, changed)]
     assert keys[0]["train"] == keys[1]["train"]
+
+
+def test_all_go_back_with_the_leader(tmp_path, corpus, monkeypatch):
+    """To the beginning and to a checkpoint, and on with a share of the rate."""
+    seen = []
+    for name, machine in (("one", ONE), ("two", TWO)):
+        ill = [2, 8]
+
+        def refuse(loss: float, step: int, ill=ill) -> None:
+            if ill and step == ill[0]:
+                ill.pop(0)
+                raise _Diverged(loss, step)
+
+        monkeypatch.setattr(Loop, "_refuse_divergence", staticmethod(refuse))
+        engine = toy_engine(tmp_path / name, corpus)
+        _, said = run(engine, "train", machine=machine)
+        assert "step 2: back to step 0" in said and "step 8: back to step 6" in said
+        seen.append(result(engine)[0])
+    assert seen[1] == pytest.approx(seen[0], abs=1e-5)
 
 
 # processes that end
