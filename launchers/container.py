@@ -109,7 +109,6 @@ def order(
     options: dict[str, Any],
     machine: list[str],
     image: str,
-    processes: int,
     user: str | None,
     gpus: dict[str, Any] | None,
 ) -> Order:
@@ -122,9 +121,6 @@ def order(
     store_words, store_mounts = _stores(engine, options)
     environment, credentials = _credentials(engine, options)
     words = ["run", *recipe_words, *store_words, *machine]
-    if processes > 1:  # it starts what it is given as a program, once for each GPU
-        torchrun = ["torchrun", "--standalone", "--nproc-per-node", str(processes)]
-        words = [*torchrun, "--no-python", "pipeline", *words]
     local = engine.store.remote is None
     return Order(
         name=f"ignite-{engine.recipe.size}-{secrets.token_hex(3)}",

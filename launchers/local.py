@@ -88,8 +88,8 @@ def local(
         info = client.info()
     request = device_request(info, gpus) if gpus else None
     build = None if image else images.build_command(variant)
-    name, processes = image or f"ignite-llm:{variant}", len(gpus or "1")
-    made = order(engine, options, words, name, processes, user(info), request)
+    name = image or f"ignite-llm:{variant}"
+    made = order(engine, options, words, name, user(info), request)
     if dry_run:
         _show(build, made, as_json)
     elif code := _launch(client, build, made, detach):
@@ -118,6 +118,8 @@ def _machine_words(options: dict[str, Any], gpus: tuple[str, ...] | None) -> lis
     given = {name: options[name] for name in options if source(name) != ParameterSource.DEFAULT}
     if gpus is None:
         given["device"] = "cpu"
+    elif len(gpus) > 1 or gpus == ("all",):
+        given.setdefault("processes", "auto")  # inside there are no other GPUs
     pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in given.items())
     return [word for pair in pairs for word in pair]
 

@@ -33,10 +33,13 @@ class Average:
         decay = min(self.decay, self.steps / (self.steps + 10))
         torch._foreach_lerp_(list(self.mean.values()), list(self.parameters.values()), 1 - decay)
 
+    @torch.no_grad()
     def swap(self) -> None:
         """Put the mean into the model and the weights here; once more puts both back."""
         for name, parameter in self.parameters.items():
-            parameter.data, self.mean[name] = self.mean[name], parameter.data
+            kept = parameter.clone()
+            parameter.copy_(self.mean[name])
+            self.mean[name].copy_(kept)
 
     def state(self) -> dict[str, Tensor]:
         """``average.steps`` and ``average.mean.<name>``."""

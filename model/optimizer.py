@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from model.config import TrainConfig
+from model.parallel import local, local_part, whole
 
 _TOGETHER = 1 << 23  # numbers; more at once would cost memory and gain nothing
 
@@ -133,14 +134,14 @@ class Muon:
         updates = dict(zip(self.parameters, ahead))
         for names in self.groups:
             # [parts of all of them, outputs, inputs]; the parts of one are neighbours in memory
-            update_NOI = torch.cat([self._parts(name, updates.pop(name)) for name in names])
+            update_NOI = torch.cat([self._parts(name, whole(updates.pop(name))) for name in names])
             rows, columns = update_NOI.shape[-2:]
             # a tall matrix has more rows to move: keep the size of each one's output change
             size = max(1.0, rows / columns) ** 0.5
             moves = orthogonalise(update_NOI).chunk(len(names))
             group = [self.parameters[name] for name in names]
-            moves = [move.reshape_as(weight) for move, weight in zip(moves, group)]
-            torch._foreach_add_(group, moves, alpha=-lr * size)
+            moves = [local_part(move.flatten(0, 1), like) for move, like in zip(moves, group)]
+            torch._foreach_add_([local(weight) for weight in group], moves, alpha=-lr * size)
 
     @staticmethod
     def _parts(name: str, matrix_OI: Tensor) -> Tensor:
@@ -151,7 +152,7 @@ class Muon:
         """Names of matrices of one shape, up to ``_TOGETHER`` numbers: worked on in one go."""
         groups: dict[tuple[int, ...], list[list[str]]] = {}
         for name, weight in self.parameters.items():
-            same = groups.setdefault(self._parts(name, weight).shape, [[]])
+            same = groups.setdefault((*weight.shape, name.endswith("qkv.weight")), [[]])
             if (len(same[-1]) + 1) * weight.numel() > _TOGETHER and same[-1]:
                 same.append([])
             same[-1].append(name)

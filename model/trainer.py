@@ -26,6 +26,7 @@ from model.batches import Batches, random_bits
 from model.config import TrainConfig
 from model.gpt import GPT
 from model.optimizer import AdamW, Muon, learning_rate
+from model.parallel import Alone, local
 from model.scaler import Scaler
 
 
@@ -56,6 +57,7 @@ class Trainer:
 
     ``events`` says what had to be changed on the way, each with the step that it was done for.
     ``may_recompute``: may activation checkpointing be switched on if nothing else helps?
+    ``team``: the processes that share the work; each of them has a trainer and calls the same.
     """
 
     def __init__(
@@ -67,9 +69,11 @@ class Trainer:
         micro_batch: int,
         device: torch.device,
         may_recompute: bool = True,
+        team: Alone | None = None,
     ) -> None:
-        self.model, self.train, self.batches = model.to(device), train, batches
-        self.micro_batch, self.device = min(micro_batch, train.batch), device
+        self.team = team or Alone()
+        self.model, self.train, self.batches = self.team.place(model, device), train, batches
+        self.micro_batch, self.device = min(micro_batch, self.share), device
         self.may_recompute = may_recompute
         self.events: list[tuple[int, str]] = []
         self.optimizers = build_optimizers(model, train)
@@ -77,6 +81,11 @@ class Trainer:
         self.scaler = Scaler()  # at work in float16 alone; kept for a machine that needs it again
         self.step = 0
         self.peak = 1.0  # share of the recipe's learning rate, for a run that diverged
+
+    @property
+    def share(self) -> int:
+        """Slots of a step that a process works on, at most."""
+        return self.team.largest_share(self.train.batch)
 
     def run_step(self) -> StepReport:
         """One optimizer step on ``train.batch`` windows."""
@@ -104,8 +113,11 @@ class Trainer:
     def _try_gradients(self) -> tuple[Tensor, Tensor]:
         self.model.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
-        for first in range(0, self.train.batch, self.micro_batch):
-            loss += self._backward(first, min(first + self.micro_batch, self.train.batch))
+        begin, end = self.team.share(self.train.batch)
+        with self.team.agreed(self.step):
+            for first in range(begin, end, self.micro_batch):
+                loss += self._backward(first, min(first + self.micro_batch, end))
+        self.team.add_up(loss, self.model)
         return loss, self._clip()
 
     def _make_room(self, said: str) -> None:
@@ -170,10 +182,11 @@ class Trainer:
 
     def _clip(self) -> Tensor:
         """Scale all gradients so that their joint norm is at most ``train.clip``."""
-        gradients = [p.grad for p in self.model.parameters()]
+        gradients = [local(p.grad) for p in self.model.parameters()]
         if self._scaled:
             torch._foreach_div_(gradients, self.scaler.factor)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm = self.team.joint_norm(norm)
         if self.train.clip:
             # Pascanu et al. 2013, arXiv:1211.5063, algorithm 1
             torch._foreach_mul_(gradients, (self.train.clip / (norm + 1e-6)).clamp(max=1.0))

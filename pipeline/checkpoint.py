@@ -20,6 +20,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from model.parallel import whole
+
 # the types of weights and counters as the format calls them, in the order they stand in a file:
 # the widest first, so that every tensor starts at a multiple of its numbers' size
 _TYPES = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16"}
@@ -33,14 +35,19 @@ def write(tensors: Mapping[str, Tensor], path: Path) -> None:
     It is not flushed to the disk: that is the business of whoever takes it in.
     """
     assert sys.byteorder == "little"  # as the format is; no byte is turned around here
-    order = list(_TYPES)
-    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    names = in_order(tensors)
     path.unlink(missing_ok=True)
     with path.open("xb") as file:
         file.write(_header({name: tensors[name] for name in names}))
         for name in names:
-            for piece in _pieces(tensors[name].detach()):
+            for piece in _pieces(whole(tensors[name].detach())):
                 file.write(piece)
+
+
+def in_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names as they stand in a file; processes that share tensors bring them together so."""
+    order = list(_TYPES)
+    return sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
 
 
 def _header(tensors: Mapping[str, Tensor]) -> bytes:

@@ -43,16 +43,22 @@ Fits = Callable[[int, bool], bool]  # (sequences, recompute) -> do they fit?
 def fit(trainer: Trainer, machine: Machine) -> None:
     """Set the trainer's micro-batch and its model's ``recompute``, as told or as fits.
 
+    Of several processes each looks for itself, and all take what the one with the least found.
     Raises ValueError if not one sequence fits. To be called before the first step.
     """
     asked, context = machine.activation_checkpointing, trainer.model.config.context
     trainer.model.recompute = asked == "on"
     if machine.micro_batch:
-        trainer.micro_batch = min(machine.micro_batch, trainer.train.batch)
+        trainer.micro_batch = min(machine.micro_batch, trainer.share)
     elif trainer.device.type != "cuda":
-        trainer.micro_batch = min(max(1, ON_CPU // context), trainer.train.batch)
+        trainer.micro_batch = min(max(1, ON_CPU // context), trainer.share)
+    elif trainer.team.sharded:  # trying would leave the others waiting for what did not fit
+        trainer.micro_batch = min(max(1, BUSY // context), trainer.share)
+        trainer.model.recompute = asked != "off"
     else:
         size, recompute = _find(trainer, asked)
+        size = trainer.team.least(size)
+        recompute = not trainer.team.least(not recompute)
         trainer.micro_batch, trainer.model.recompute = size, recompute
         with_it = ", with activation checkpointing" if recompute else ""
         trainer.events.append((trainer.step + 1, f"what fits is micro-batch {size}{with_it}"))
@@ -93,7 +99,7 @@ def _find(trainer: Trainer, asked: str) -> tuple[int, bool]:
     found = _recall(disk, name)
     if found is None:
         with _spared(device) as alone:
-            found = choose(halves(trainer.train.batch), config.context, asked, _trial(trainer))
+            found = choose(halves(trainer.share), config.context, asked, _trial(trainer))
         if found[0] and alone:
             _remember(disk, name, found)
     if not found[0]:
@@ -148,7 +154,7 @@ def _name(trainer: Trainer, asked: str, chip: str, memory: int) -> str:
         "precision": str(trainer.model.compute_dtype),
         "activation checkpointing": asked,
         "optimizer": trainer.train.optimizer,
-        "batch": trainer.train.batch,
+        "batch": trainer.share,
     }
     return f"{digest(canonical(facts))}.json"
 

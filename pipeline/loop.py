@@ -10,6 +10,9 @@ from, or to the very beginning, and takes half the learning rate from there on; 
 The factor is part of every checkpoint after that. Which checkpoint is the newest is a matter of
 time, so such a run is resumed to the same bytes from what it saved, but two such runs may differ.
 
+If several processes train, this one leads, and the others are told of all that they are needed for
+(team.py): nothing here depends on how many they are.
+
 What a step has measured is read one step late, so that the device need not wait for the host; at
 once where anything depends on it.
 """
@@ -33,9 +36,10 @@ from pipeline.errors import Interrupted
 from pipeline.journal import Journal
 from pipeline.metrics import Meter, Segment, number
 from pipeline.stage import Context
+from pipeline.team import Leader, Nobody
 
 # a look at the validation split while training reads at most this many tokens of it
-_GLANCE = 1 << 16
+GLANCE = 1 << 16
 # nats per token; a blind guess among a million tokens costs 14
 _ABSURD = 100.0
 # the least share of the learning rate that a run may go back with: three halvings
@@ -73,9 +77,10 @@ class Loop:
         validation: np.ndarray,
         tokens: dict[str, int],
         rebuild: Callable[[], Trainer] | None = None,
+        leader: Leader | Nobody | None = None,
     ) -> None:
         self.context, self.trainer, self.validation = context, trainer, validation
-        self.rebuild = rebuild
+        self.rebuild, self.leader = rebuild, leader or Nobody()
         self.train = context.recipe.train
         self.bytes_per_token = tokens["validation_bytes"] / tokens["validation_tokens"]
         self.losses: list[float] = []
@@ -106,7 +111,8 @@ class Loop:
 
     def _step(self) -> None:
         began = time.monotonic()
-        report = self.trainer.run_step()
+        with self.leader.all("step", self.trainer.peak):
+            report = self.trainer.run_step()
         self._settle()
         self.late, step = report, report.step
         self._tell_events()
@@ -153,11 +159,11 @@ class Loop:
     def _look(self, step: int) -> None:
         """Score the start of the validation split; remember the weights if they are the best."""
         context = self.trainer.model.config.context
-        with self.trainer.result() as model:
-            measured = score(model, self.validation[:_GLANCE], stride=context)
+        with self.leader.all("look"), self.trainer.result() as model:
+            measured = score(model, self.validation[:GLANCE], stride=context)
         self._refuse_divergence(measured.loss, step)
         if not self.looks or measured.loss < min(look["loss"] for look in self.looks):
-            write(self.trainer.weights(), self.best)
+            self._write_weights(self.best)
         self.looks.append({"step": step, "loss": measured.loss})
         bits = self._bits_per_byte(measured.loss)
         line = {"validation_loss": number(measured.loss), "bits_per_byte": number(bits)}
@@ -165,6 +171,10 @@ class Loop:
 
     def _bits_per_byte(self, loss: float) -> float:
         return loss / np.log(2) / self.bytes_per_token
+
+    def _write_weights(self, path: Path) -> None:
+        with self.leader.all("weights"):
+            write(self.trainer.weights(), path)
 
     # what is shown
 
@@ -206,7 +216,8 @@ class Loop:
 
     def _checkpoint(self) -> None:
         began, out = time.monotonic(), self.context.out
-        write(self._state(), out / "state.safetensors")
+        with self.leader.all("state"):
+            write(self._state(), out / "state.safetensors")
         self._write_history(out / "history.json")
         _write_segments(self._all_segments(), out / "segments.json")
         files = [out / name for name in ("state.safetensors", "history.json", "segments.json")]
@@ -228,7 +239,8 @@ class Loop:
 
     def _load(self, path: Path) -> None:
         state = Stored(path)
-        self.trainer.load(state)
+        with self.leader.all("load"):
+            self.trainer.load(self.trainer.team.spread(state))
         self.trainer.peak = state["peak"].item() if "peak" in list(state) else 1.0
 
     def _restore(self, files: dict[str, Path]) -> None:
@@ -295,7 +307,7 @@ class Loop:
 
     def _finish(self) -> dict[str, object]:
         out = self.context.out
-        write(self.trainer.weights(), out / "weights.safetensors")
+        self._write_weights(out / "weights.safetensors")
         link(self.best, out / "best.safetensors")
         self._write_history(out / "history.json")
         segments = self._all_segments()

@@ -25,6 +25,8 @@ class Machine:
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int = 0  # additionally every so many steps; 0: by time alone
     keep: int = 2  # so many of the newest checkpoints stay until there is a result
+    processes: int = 1  # that train together; 0: one for each GPU
+    sharding: str = "auto"  # or "on", "off": does each process hold but a part of the weights?
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device):
@@ -34,6 +36,21 @@ class Machine:
             raise ValueError(f"{given}: it must be auto, on or off")
         if self.compile not in ("auto", "on", "off"):
             raise ValueError(f"--compile {self.compile}: it must be auto, on or off")
+        if self.sharding not in ("auto", "on", "off"):
+            raise ValueError(f"--sharding {self.sharding}: it must be auto, on or off")
+
+
+def torchrun() -> tuple[int, int] | None:
+    """This process's rank and the number of processes, if torchrun has started several."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in os.environ:
+        return None
+    if os.environ.get("LOCAL_WORLD_SIZE", str(size)) != str(size):
+        raise ValueError(
+            f"torchrun has started {size} processes on several machines, and training takes those "
+            "of one: torchrun --standalone --nproc-per-node N, or pipeline run --processes N"
+        )
+    return int(os.environ["RANK"]), size
 
 
 def duration(text: str) -> float:

@@ -35,7 +35,7 @@ class Meter:
         """``tokens`` are those of one step."""
         self.device, self.tokens = trainer.device, tokens
         self.dtype = trainer.model.compute_dtype
-        self.devices = getattr(trainer, "world_size", 1)
+        self.devices = trainer.team.size
         model = trainer.model
         self.flops = peaks.flops_per_token(model.config, model.vocab_size)
         self.peak = peaks.known(self.device, self.dtype)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_trainer import SHAPE, TRAIN, copied_state, losses, trainer
 
+from model.parallel import Alone
 from model.trainer import Trainer
 from pipeline import fit as fitting
 from pipeline.cli.options import make_machine
@@ -242,6 +243,36 @@ def test_what_was_told_is_taken(cuda):
     assert card.found(micro_batch=5) == (5, False)
     assert card.found(micro_batch=500, activation_checkpointing="on") == (64, True)
     assert not card.searched() and not card.fractions
+
+
+class Two(Alone):
+    """A team of two; the other process found micro-batch 3, and needs activation checkpointing."""
+
+    size = 2
+
+    def least(self, number: int) -> int:
+        return min(number, 0 if isinstance(number, bool) else 3)
+
+
+def test_of_several_processes_all_take_what_the_one_with_the_least_found(cuda):
+    card = cuda(8)
+    card.run.team = Two()
+    assert card.found() == (3, True)
+    assert max(size for size, _ in card.card.tried) == 16, "half of the batch is half of the slots"
+    assert card.found(micro_batch=50) == (32, False)
+    small = trainer(replace(TRAIN, batch=5))
+    small.team = Two()
+    fit(small, Machine())
+    assert small.micro_batch == 3  # the larger share
+
+
+def test_where_processes_hold_parts_nothing_is_tried(cuda):
+    card = cuda(8)
+    card.run.team = Two()
+    card.run.team.sharded = True
+    assert card.found() == (BUSY // 512, True)
+    assert card.found(activation_checkpointing="off") == (BUSY // 512, False)
+    assert not card.searched()
 
 
 def test_on_a_cpu_it_is_so_many_tokens():

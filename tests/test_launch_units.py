@@ -264,12 +264,13 @@ def test_each_of_several_gpus_has_a_process(engine):
     engine.said = NVIDIA
     words = ("local", "--image", "some", "-n", "--json", "--data", "python-stdlib")
     one = json.loads(launch(*words, "--gpus", "1").out)["container"]
-    assert one["command"][0] == "run" and one["gpus"]["device_ids"] == ["1"]
-    two = json.loads(launch(*words, "--gpus", "0,1").out)["container"]
-    assert two["command"][:7] == [
-        *("torchrun", "--standalone", "--nproc-per-node", "2", "--no-python", "pipeline", "run")
-    ]
-    assert "--device" not in two["command"]
+    assert "--processes" not in one["command"] and one["gpus"]["device_ids"] == ["1"]
+    for more in ("0,1", "all"):
+        command = json.loads(launch(*words, "--gpus", more).out)["container"]["command"]
+        assert command[0] == "run" and command[-2:] == ["--processes", "auto"]
+        assert "--device" not in command
+    told = json.loads(launch(*words, "--gpus", "all", "--processes", "1").out)["container"]
+    assert told["command"][-2:] == ["--processes", "1"]
 
 
 def test_root_inside_is_the_caller_where_the_engine_is_rootless():

@@ -16,6 +16,7 @@ from pipelines import run, toy_engine
 
 from model.config import SIZES
 from model.gpt import GPT
+from model.parallel import Alone
 from pipeline import journal, metrics, peaks
 from pipeline.engine.remembered import remember
 from pipeline.errors import Interrupted
@@ -220,6 +221,7 @@ class Model:
 class Trained:
     device: torch.device = CPU
     model: Model = field(default_factory=Model)
+    team: Alone = field(default_factory=Alone)
 
 
 @pytest.fixture

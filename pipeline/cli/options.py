@@ -128,6 +128,20 @@ def machine_options(command: Callable) -> Callable:
             help="Sequences worked on at once, or auto: as many as fit.",
         ),
         click.option(
+            "--sharding",
+            type=click.Choice(["auto", "on", "off"]),
+            default="auto",
+            help="Each process holds but a part of the model; auto: where one cannot hold it.",
+        ),
+        click.option(
+            "--processes",
+            type=_AutoOr(0),
+            default="1",
+            show_default=True,
+            metavar="N",
+            help="So many train together, or auto: one for each GPU.",
+        ),
+        click.option(
             "--precision",
             type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
             default="auto",
@@ -225,6 +239,8 @@ _MACHINE = (
     "checkpoint_every",
     "checkpoint_steps",
     "keep",
+    "processes",
+    "sharding",
 )
 
 

@@ -1,6 +1,8 @@
 """Verbs that run the stages, say how far they are, and use what they made."""
 
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from pipeline.engine import log
 from pipeline.engine.engine import Engine, Planned
 from pipeline.engine.stopping import Stopping
 from pipeline.errors import Interrupted
-from pipeline.machine import duration
+from pipeline.machine import duration, torchrun
 from pipeline.redact import redacted
 from pipeline.store.places import trust
 
@@ -50,6 +52,9 @@ def run(stage: str, stop_after: str | None, dry_run: bool, as_json: bool, **opti
     pipeline run tokenizer --set tokenizer.vocab_size=4096 --data 'docs/**/*.md'
     """
     stopping = _stopping(stop_after)
+    if (torchrun() or (0, 1))[0]:
+        _follow(dry_run)
+        return
     engine, machine = engine_and_machine(options)
     if dry_run:
         _dry_run(engine, stage, as_json)
@@ -62,7 +67,8 @@ def run(stage: str, stop_after: str | None, dry_run: bool, as_json: bool, **opti
     source = redacted(engine.recipe.data.source)
     ui.say(f"{engine.recipe.size} on {source}, store {engine.store.place}")
     try:
-        report = engine.run(stage, machine, ui, stopping)
+        with _leading():
+            report = engine.run(stage, machine, ui, stopping)
     except Interrupted as interrupted:
         ui.close()
         stopped = f"stopped {stopping.why}".strip()
@@ -76,6 +82,24 @@ def run(stage: str, stop_after: str | None, dry_run: bool, as_json: bool, **opti
     if not any(ran for _, ran, _ in report):
         ui.say("nothing to do: every stage has its result")
     ui.say("\n" + show.summary(engine, report))
+
+
+def _follow(dry_run: bool) -> None:
+    """Be one of torchrun's processes that the first one leads."""
+    if not dry_run:
+        from pipeline.follow import follow_torchrun
+
+        follow_torchrun()
+
+
+def _leading() -> contextlib.AbstractContextManager[None]:
+    """Be the first of torchrun's processes; nothing, if it has started none."""
+    if torchrun() is None:
+        return contextlib.nullcontext()
+    from pipeline.team import leading_torchrun
+
+    os.environ.setdefault("IGNITE_AGAIN", "the same torchrun command")
+    return leading_torchrun()
 
 
 def _stopping(after: str | None) -> Stopping:

@@ -6,62 +6,116 @@ loss of every step and every look at the validation split). How that survives: s
 """
 
 import json
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from model.batches import Batches
 from model.gpt import GPT
+from model.parallel import Alone
 from model.trainer import Trainer
 from pipeline.compiling import resolve_compile, work
 from pipeline.fit import fit
 from pipeline.loop import Loop
-from pipeline.machine import allow_tf32, be_deterministic, resolve_device, resolve_precision
+from pipeline.machine import (
+    Machine,
+    allow_tf32,
+    be_deterministic,
+    resolve_device,
+    resolve_precision,
+)
 from pipeline.preflight import require_code
+from pipeline.recipe import Recipe
 from pipeline.stage import Context
+from pipeline.team import led, processes, settled
 from pipeline.tokens import open_tokens
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to know to build its trainer, as the leader tells it."""
+
+    recipe: Recipe
+    machine: Machine
+    inputs: dict[str, Path]
+    vocab_size: int
+
+    def tokens(self, split: str) -> np.ndarray:
+        return open_tokens(self.inputs[f"encode/{split}.tokens"], self.vocab_size)
 
 
 def run(context: Context) -> dict[str, object]:
     """The stage; see the module docstring."""
     tokens = json.loads(context.inputs["encode/tokens.json"].read_text(encoding="utf-8"))
-    machine, vocab_size = context.machine, tokens["vocab_size"]
+    vocab_size, size = tokens["vocab_size"], processes(context.machine)
+    machine = settled(context.machine, size, context.recipe, vocab_size)
+    compiled = chosen_compile(machine, context, vocab_size)
+    machine = replace(machine, compile="on" if compiled else "off")
+    job = Job(context.recipe, machine, context.inputs, vocab_size)
+    with led(size) as leader:
+        with leader.all("build", job):
+            trainer = prepared(job, leader.team)
+
+        def again() -> Trainer:
+            fresh = build(job, torch.device("cpu"), Alone())
+            with leader.all("load"):
+                return restart(trainer, fresh)
+
+        return Loop(context, trainer, job.tokens("validation"), tokens, again, leader).run()
+
+
+def chosen_compile(machine: Machine, context: Context, vocab_size: int) -> bool:
+    if machine.sharding == "on":
+        if machine.compile == "on":
+            raise ValueError("--compile on: not with --sharding on. Use --compile off")
+        return False
+    whole = work(context.recipe.model, context.recipe.train, vocab_size)
+    return resolve_compile(machine.compile, resolve_device(machine.device), whole, context.note)
+
+
+def prepared(job: Job, team: Alone) -> Trainer:
+    """The trainer of one of a team's processes, fit for its device."""
+    machine = job.machine
     if machine.threads:
         torch.set_num_threads(machine.threads)
     device = resolve_device(machine.device)
+    if team.size > 1 and device.type == "cuda":
+        device = torch.device("cuda", team.rank)
+        torch.cuda.set_device(device)
     require_code(str(device))
     allow_tf32(device)
     if machine.deterministic:
         be_deterministic()
-    stream = open_tokens(context.inputs["encode/train.tokens"], vocab_size)
-    trainer = build(context, stream, vocab_size, device)
+    if machine.sharding == "on":
+        from model.sharding import Shards
+
+        team = Shards()
+    team.meet(device)
+    trainer = build(job, device, team)
     trainer.model.compute_dtype = resolve_precision(machine.precision, device)
     fit(trainer, machine)
-    whole = work(context.recipe.model, context.recipe.train, vocab_size)
-    trainer.model.compiled = resolve_compile(machine.compile, device, whole, context.note)
-    validation = open_tokens(context.inputs["encode/validation.tokens"], vocab_size)
-
-    def again() -> Trainer:
-        return restart(trainer, build(context, stream, vocab_size, torch.device("cpu")))
-
-    return Loop(context, trainer, validation, tokens, again).run()
+    trainer.model.compiled = machine.compile == "on"
+    return trainer
 
 
-def build(context: Context, stream: np.ndarray, vocab_size: int, device: torch.device) -> Trainer:
+def build(job: Job, device: torch.device, team: Alone) -> Trainer:
     """The recipe's trainer as it is before the first step."""
-    shape, train = context.recipe.model, context.recipe.train
+    shape, train = job.recipe.model, job.recipe.train
     return Trainer(
-        GPT(shape, vocab_size, seed=train.seed),
+        GPT(shape, job.vocab_size, seed=train.seed),
         train,
-        Batches(stream, shape.context, train.batch, train.seed),
+        Batches(job.tokens("train"), shape.context, train.batch, train.seed),
         micro_batch=train.batch,
         device=device,
-        may_recompute=context.machine.activation_checkpointing != "off",
+        may_recompute=job.machine.activation_checkpointing != "off",
+        team=team,
     )
 
 
 def restart(trainer: Trainer, fresh: Trainer) -> Trainer:
     """The trainer as it was before its first step; its device need not hold a second one."""
-    trainer.load(fresh.state())
+    trainer.load(trainer.team.spread(fresh.state()))
     trainer.events.clear()
     return trainer
