@@ -255,6 +255,7 @@ def test_torchrun_decides_how_many_there_are(monkeypatch):
         processes(Machine(processes=3))
 
 
+@pytest.mark.slow
 def test_a_sum_that_never_ends_is_ended(tmp_path):
     """As with NCCL, where a process that is gone leaves the others waiting."""
     source = """
