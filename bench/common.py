@@ -59,7 +59,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def save(name: str, result: dict[str, Any]) -> None:
     """Write ``results/<name>.json`` with the machine and the day."""
-    result = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), **result}
+    result = {**result, "date": datetime.now(UTC).date().isoformat(), "machine": machine()}
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

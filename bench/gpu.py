@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, result_file, save
+from common import RESULTS, ROOT, result_file, save
 from contenders import Shape, Step, nanogpt, ours
 
 MAIN = "from pipeline.cli.main import main; main()"
@@ -169,9 +169,9 @@ def quality(options: argparse.Namespace, *words: str) -> dict[str, Any]:
     if "failed" in told:
         return told
     stages = told["stages"]
-    kept = {name: stages["evaluate"][name] for name in EVALUATED}
-    kept |= {name: stages["train"][name] for name in TRAINED}
-    return {**kept, "vocabulary": stages["tokenizer"]["vocab_size"]}
+    told = {name: stages["evaluate"][name] for name in EVALUATED}
+    told |= {name: stages["train"][name] for name in TRAINED}
+    return {**told, "vocabulary": stages["tokenizer"]["vocab_size"]}
 
 
 def classic(options: argparse.Namespace) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def exactness(options: argparse.Namespace) -> dict[str, Any]:
                 command(stores[1]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
             )
             try:
-                process.wait(draw.uniform(3, 6) if options.toy else draw.uniform(8, 14))
+                process.wait(draw.uniform(3, 6) if options.toy else draw.uniform(10, 18))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -279,6 +279,13 @@ def measured(part: Run, options: argparse.Namespace) -> dict[str, Any]:
     return {**told, "seconds_of_this_part": round(time.monotonic() - start, 1)}
 
 
+def kept(device: str) -> dict[str, Any]:
+    """What was measured before on the same device, for who measures part after part."""
+    path = RESULTS / "gpu.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found if found.get("device") == device else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
@@ -310,7 +317,7 @@ def main() -> None:
             told[name] = row
             print(name, json.dumps(row, indent=1), flush=True)
     if not options.toy:
-        save("gpu", told)
+        save("gpu", {**kept(told["device"]), **told})
 
 
 if __name__ == "__main__":
