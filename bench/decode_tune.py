@@ -38,19 +38,16 @@ def step_ms(reader: Fast, place: int, steps: int) -> float:
 
 
 def sweep(model: GPT, limit_ms: float, steps: int) -> None:
-    tried = [
-        (most, splits, early)
-        for most, splits in ((32_768, 16), (16_384, 16), (8192, 16), (32_768, 8))
-        for early in (True, False)
-    ]
+    sizes = ((4096, 4, 16), (8192, 4, 16), (8192, 8, 16), (16_384, 8, 16), (8192, 4, 8))
+    tried = [(*size, early) for size in sizes for early in (True, False)]
     last = model.config.context - 2
-    for most, splits, early in tried:
-        changed = {"_MOST": most, "_SPLITS": splits}
+    for tile, warps, splits, early in tried:
+        changed = {"_TILE": tile, "_WARPS": warps, "_SPLITS": splits}
         with patch.multiple(fused, **changed), patch.object(kernels, "CAN_START_EARLY", early):
             reader = Fast(model, "fused")
             near, far = step_ms(reader, 30, steps), step_ms(reader, last, steps)
         print(
-            f"tiles up to {most:5} splits {splits:2} early {early!s:5}  "
+            f"tile {tile:5} warps {warps} splits {splits:2} early {early!s:5}  "
             f"{near:.4f} ms ({limit_ms / near:.1%} of the limit), full context {far:.4f} ms",
             flush=True,
         )

@@ -10,7 +10,8 @@
 * precision: float16 with its scaler beside bfloat16 and float32, step by step.
 
 Each part runs in processes of its own, so one that fails leaves a line that says so and no figure.
-Contenders warm up side by side and are timed in turn. Decoding has a script of its own, decode.py.
+Contenders warm up side by side; when all have, they are timed in turn. Decoding has a script of its
+own, decode.py.
 """
 
 import argparse
@@ -58,15 +59,18 @@ def shape_of(size: str, batch: int, vocab: int) -> Shape:
 
 
 def worker(options: argparse.Namespace) -> None:
-    """Warm up, wait for one's turn, train; prints what it took as JSON."""
-    size, who, batch, steps, vocab, lock = options.worker
+    """Warm up, wait until all have and for one's turn, train; prints what it took as JSON."""
+    size, who, batch, steps, vocab, folder = options.worker
     shape, device = shape_of(size, int(batch), int(vocab)), device_of(options)
     began = time.perf_counter()
     step = contender(who, shape, device, options.nanogpt)
     first = step().item()
     ready = time.perf_counter() - began
     step().item()
-    with open(lock, "w") as turn:
+    Path(folder, f"warm {size} {who}").touch()
+    while not Path(folder, "go").exists():  # nobody else may be at work on the GPU
+        time.sleep(0.05)
+    with open(Path(folder, "turn"), "w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -96,12 +100,18 @@ def training(options: argparse.Namespace) -> dict[str, Any]:
     batch, steps, vocab = (4, 1, 512) if options.toy else (256, 4, VOCAB)
     who = ["ours", *(["nanogpt"] if options.nanogpt else [])]
     peak = matrix_rate(device_of(options), 512 if options.toy else 8192)
-    with tempfile.NamedTemporaryFile() as lock, ThreadPoolExecutor(8) as pool:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(8) as pool:
         futures = {
-            (size, name): pool.submit(_worker, options, size, name, batch, steps, vocab, lock.name)
+            (size, name): pool.submit(_worker, options, size, name, batch, steps, vocab, folder)
             for size in sizes
             for name in who
         }
+        while not all(
+            future.done() or Path(folder, f"warm {size} {name}").exists()
+            for (size, name), future in futures.items()
+        ):
+            time.sleep(0.1)
+        Path(folder, "go").touch()
         rows = {key: future.result() for key, future in futures.items()}
     told: dict[str, Any] = {"matmul_tflops": peak / 1e12, "batch": batch, "vocabulary": vocab}
     for (size, name), row in rows.items():

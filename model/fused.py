@@ -24,8 +24,7 @@ from model.attention import Attention, KVCache
 from model.gpt import GPT
 from model.layers import Linear, Norm
 
-_LEAST, _MOST = 4096, 32_768  # weights that a program asks for at once
-_A_WARP = 2048  # of them, that one warp takes
+_TILE, _WARPS = 8192, 4  # weights that a program asks for at once (16 KB in 16 bits), and by whom
 _WIDEST = 4096  # columns of them; a program that normalises the stream needs the whole of it
 _SPLITS = 16  # parts of the past
 _PLACES = 64  # of the past, that a program looks at together
@@ -49,9 +48,6 @@ class _Work:
         )
         self.logits_1V = empty(1, model.vocab_size)
         self.size = config.head_size
-        self.chips = 1
-        if device.type == "cuda":
-            self.chips = torch.cuda.get_device_properties(device).multi_processor_count
         hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
         self.early = {"EARLY": hopper and kernels.CAN_START_EARLY}
         if self.early["EARLY"]:
@@ -73,8 +69,7 @@ class _Work:
         outputs, inputs = weight.shape
         block = min(triton.next_power_of_2(inputs), _WIDEST)
         assert inputs <= block or not (norm or parts)
-        tile = _tile(weight.numel(), self.chips)
-        rows = max(1, tile // block)
+        rows = max(1, _TILE // block)
         norm_bias = None if norm is None else norm.bias
         kernels.product[(triton.cdiv(outputs, rows),)](
             x,
@@ -95,7 +90,7 @@ class _Work:
             BIAS=bias is not None,
             GELU=gelu,
             ADD=add,
-            num_warps=min(16, max(4, tile // _A_WARP)),
+            num_warps=_WARPS,
             **self.early,
         )
 
@@ -135,17 +130,6 @@ class _Work:
             num_warps=4,
             **self.early,
         )
-
-
-def _tile(numbers: int, chips: int) -> int:
-    """Weights a program: so many that there is about one program for each multiprocessor.
-
-    Then all weights are asked for at once, and what each program does besides is done least often.
-    """
-    tile = _LEAST
-    while tile < _MOST and numbers // (2 * tile) >= 0.9 * chips:
-        tile *= 2
-    return tile
 
 
 def fused_step(model: GPT, cache: KVCache) -> Callable[[Tensor, Tensor, int], Tensor]:
