@@ -210,7 +210,7 @@ def test_graph_and_sizes():
     assert [line.split()[0] for line in pipeline("graph").out.splitlines()[1:]] == STAGES
     sizes = pipeline("sizes").out
     assert [line.split()[0] for line in sizes.splitlines()[1:]] == list(SIZES)
-    assert "12,931,072" in sizes
+    assert "334,808,064" in sizes
 
 
 def test_sample_shows_the_runs_own_samples_or_those_of_a_prompt(finished):
