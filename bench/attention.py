@@ -1,9 +1,10 @@
-"""Attention written out beside torch's fused kernel: forward and backward on this processor.
+"""Three ways to attend, forward and backward on this processor: which is fastest where?
 
     python bench/attention.py
 
-Same 4,096 tokens, 4 heads of 32 channels, in windows of 128, 256 and 512; both in turn, medians.
-The two are the functions of model/attention.py, which chooses between them.
+Same 4,096 tokens, 4 heads of 32 channels, in windows of 128, 256 and 512; all in turn, medians.
+Written out, torch's fused kernel (both in model/attention.py, which chooses) and a block of queries
+at a time (model/blockwise.py). ``ratio`` is how often the last fits into each of the others.
 """
 
 import statistics
@@ -13,8 +14,10 @@ import torch
 from common import save
 
 from model.attention import attention, fused_attention
+from model.blockwise import blockwise_attention
 
 TOKENS, HEADS, SIZE, REPEATS = 4096, 4, 32, 15
+WAYS = {"written out": attention, "fused": fused_attention, "blockwise": blockwise_attention}
 
 
 def seconds(attend, qkv_BHTK, gradient_BHTK) -> float:
@@ -30,12 +33,12 @@ def main() -> None:
             shape = (TOKENS // window, window, 3 * HEADS, SIZE)
             qkv_BHTK = torch.randn(shape, dtype=dtype).transpose(1, 2).requires_grad_()
             gradient_BHTK = torch.randn_like(qkv_BHTK[:, :HEADS])
-            taken = {"written out": [], "fused": []}
+            taken: dict[str, list[float]] = {name: [] for name in WAYS}
             for _ in range(REPEATS):
-                for name, attend in (("written out", attention), ("fused", fused_attention)):
+                for name, attend in WAYS.items():
                     taken[name].append(seconds(attend, qkv_BHTK, gradient_BHTK))
             medians = {name: 1000 * statistics.median(values) for name, values in taken.items()}
-            ratio = medians["fused"] / medians["written out"]
+            ratio = {name: value / medians["blockwise"] for name, value in medians.items()}
             row = {"type": str(dtype), "window": window, "milliseconds": medians, "ratio": ratio}
             rows.append(row)
             print(row)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.blockwise import blockwise_attention
 from model.config import ModelConfig
 from model.embeddings import rotate, split_rotated
 from model.layers import Linear, Norm
@@ -92,8 +93,8 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         attend = fused_attention
         if x_BTD.is_cpu and x_BTD.dtype == torch.bfloat16 and time <= 512 and not dropout:
-            # torch's fused kernel takes 1.5 to 4 times as long there (bench/attention.py)
-            attend = attention
+            # torch's fused kernel takes more than twice as long there (bench/attention.py)
+            attend = blockwise_attention
         y_BHTK = attend(q_BHTK, k_BHTK, v_BHTK, past, dropout)
         return self.out(y_BHTK.transpose(1, 2).reshape(batch, time, width))
 
