@@ -62,6 +62,8 @@ def test_the_choice_is_one_of_the_recipe_and_not_of_what_is_left_of_it():
     assert work(SIZES["tiny"], recipe.load("tiny").train, 1024) < WORTH
 
 
+# of torch's own, when its compiler is loaded
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
 def test_compiled_training_gives_the_same_curve_and_compiles_a_few_blocks():
     shape, train = replace(SHAPE, layers=8, dropout=0.2), replace(TRAIN, steps=12)
