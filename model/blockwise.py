@@ -55,7 +55,7 @@ class _Blockwise(torch.autograd.Function):
             scores_NSL.baddbmm_(k_NSK[:, keys], q_NTK[:, queries].mT, beta=0, alpha=size**-0.5)
             scores_NSL[:, -length:] += later_LL[:length, :length]
             weights_NSL = scores_NSL.softmax(dim=1)
-            y_NTK[:, queries] = weights_NSL.mT @ v_NSK[:, keys]
+            y_NTK[:, queries].baddbmm_(weights_NSL.mT, v_NSK[:, keys], beta=0)
             weights.append(weights_NSL)
         ctx.past = past
         ctx.save_for_backward(q_NTK, k_NSK, v_NSK, y_NTK, *weights)

@@ -8,6 +8,9 @@ Shape suffixes, here and in every file of this folder: B batch, T time (tokens),
 H heads, K head size, F feed-forward width, V vocabulary.
 """
 
+from functools import cache
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,8 +25,56 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.is_cpu and x.dtype == torch.float32 and x.shape[:-1].numel() >= 256 and _on_amd():
+            return convolved(x, self.weight, self.bias)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+@cache
+def _on_amd() -> bool:
+    """Is this an AMD processor under Linux? A rule, not a trial: restarts must compute alike."""
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return "AuthenticAMD" in words and torch.backends.mkldnn.is_available()
+
+
+def convolved(x: Tensor, weight_OD: Tensor, bias_O: Tensor | None) -> Tensor:
+    """``F.linear`` of many rows as a convolution of one pixel each, for float32 on AMD.
+
+    Torch gives float32 products to MKL and convolutions to oneDNN. On one of AMD's cores the two
+    are as fast (MKL by a few percent), but MKL shares work out less well: bench/linear.py.
+    """
+    return _Convolved.apply(x.flatten(0, -2), weight_OD, bias_O).view(*x.shape[:-1], -1)
+
+
+class _Convolved(torch.autograd.Function):
+    """Convolutions for y and dx; their dW is slow, above all without AVX-512, so MKL has it."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x_ND: Tensor,
+        weight_OD: Tensor,
+        bias_O: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x_ND, weight_OD)
+        ctx.biased = bias_O is not None
+        return _pixels(x_ND, weight_OD, bias_O)
+
+    @staticmethod
+    def backward(ctx, dy_NO: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        x_ND, weight_OD = ctx.saved_tensors
+        dx_ND = _pixels(dy_NO, weight_OD.mT)
+        return dx_ND, dy_NO.mT @ x_ND, dy_NO.sum(0) if ctx.biased else None
+
+
+def _pixels(x_ND: Tensor, weight_OD: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """An image of 1 x N pixels with D channels, which lie together as in x: nothing is copied."""
+    image_1D1N = x_ND[None, None].permute(0, 3, 1, 2)
+    return F.conv2d(image_1D1N, weight_OD[:, :, None, None], bias_O).permute(0, 2, 3, 1)[0, 0]
 
 
 class Norm(nn.Module):
