@@ -181,6 +181,8 @@ def quality(options: argparse.Namespace, *words: str) -> dict[str, Any]:
     stages = told["stages"]
     told = {name: stages["evaluate"][name] for name in EVALUATED}
     told |= {name: stages["train"][name] for name in TRAINED}
+    for segment in told["segments"]:
+        del segment["machine"]  # a host's name
     return {**told, "vocabulary": stages["tokenizer"]["vocab_size"]}
 
 
