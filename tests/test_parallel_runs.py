@@ -13,6 +13,7 @@ import pytest
 import torch
 from commands import TOY, pipeline, start
 from pipelines import MACHINE, digests, run, toy_engine
+from safetensors.torch import load_file
 
 from pipeline import recipe
 from pipeline.engine.stopping import Stopping
@@ -53,6 +54,14 @@ def result(engine) -> tuple[list[float], list[dict]]:
     return history["losses"], json.loads(engine.file(train, "segments.json").read_text())
 
 
+def means(engine) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The weights that are the result, and what the looks at them have seen."""
+    train = next(item for item in engine.plan() if item.stage.name == "train")
+    history = json.loads(engine.file(train, "history.json").read_text())
+    weights = load_file(engine.file(train, "weights.safetensors"))
+    return weights, [look["loss"] for look in history["validation"]]
+
+
 def test_the_same_two_processes_end_with_the_same_bytes(tmp_path, corpus, stop_at):
     straight, stopped = (toy_engine(tmp_path / name, corpus) for name in ("one", "two"))
     run(straight, machine=TWO)
@@ -66,8 +75,9 @@ def test_the_same_two_processes_end_with_the_same_bytes(tmp_path, corpus, stop_a
 
 
 def test_one_process_two_in_parts_and_one_again(tmp_path, corpus, stop_at):
-    """The numbers agree with those of one process; the keys are the same."""
-    straight, changed = (toy_engine(tmp_path / name, corpus) for name in ("one", "two"))
+    """The numbers agree with those of one process, the mean of the weights too; keys are equal."""
+    stores = (tmp_path / name for name in ("one", "two"))
+    straight, changed = (toy_engine(store, corpus, "train.ema=0.9") for store in stores)
     run(straight, "train", machine=ONE)
     parts = replace(TWO, sharding="on")
     for step, machine in ((3, ONE), (7, parts)):
@@ -77,6 +87,9 @@ def test_one_process_two_in_parts_and_one_again(tmp_path, corpus, stop_at):
     (expected, _), (losses, segments) = result(straight), result(changed)
     assert losses == pytest.approx(expected, abs=1e-5)
     assert [part["world_size"] for part in segments] == [1, 2, 1]
+    (expected, looks), (seen, others) = (means(engine) for engine in (straight, changed))
+    assert others == pytest.approx(looks, abs=1e-5)
+    assert all(torch.allclose(seen[name], value, atol=1e-4) for name, value in expected.items())
     keys = [{item.stage.name: item.key for item in each.plan()} for each in (straight, changed)]
     assert keys[0]["train"] == keys[1]["train"]
 
