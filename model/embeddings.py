@@ -78,19 +78,13 @@ class _Rotated(torch.autograd.Function):
 
 
 def _turn(x_BTNK: Tensor, cos_TK: Tensor, sin_TK: Tensor, out_BTNK: Tensor) -> None:
-    """``rotate`` in few passes over memory."""
-    half = x_BTNK.shape[-1] // 2
-    cos_T1K, sin_T1K = cos_TK[:, None], sin_TK[:, None]
-    first, second = x_BTNK.split(half, dim=-1)
-    if x_BTNK.is_cpu:
-        # half a head is too short a row for vectors of 16-bit numbers
-        crossed_BTNK = torch.cat((-second, first), dim=-1)
-        torch.addcmul(x_BTNK * cos_T1K, crossed_BTNK, sin_T1K, out=out_BTNK)
-        return
-    # half by half, without putting a turned copy together first
-    out, cos_T1K, sin_T1K = out_BTNK.split(half, dim=-1), cos_T1K[..., :half], sin_T1K[..., :half]
-    torch.mul(first, cos_T1K, out=out[0]).addcmul_(second, sin_T1K, value=-1)
-    torch.mul(second, cos_T1K, out=out[1]).addcmul_(first, sin_T1K)
+    """``rotate`` in few passes over memory, whole heads at a time.
+
+    Half a head is too short a row for vectors of 16-bit numbers.
+    """
+    first, second = x_BTNK.chunk(2, dim=-1)
+    crossed_BTNK = torch.cat((-second, first), dim=-1)
+    torch.addcmul(x_BTNK * cos_TK[:, None], crossed_BTNK, sin_TK[:, None], out=out_BTNK)
 
 
 def split_rotated(

@@ -122,11 +122,11 @@ class GPT(nn.Module):
         x_BTD = self.embedding(ids_BT)
         if masks:
             x_BTD = masks.drop(0, x_BTD)
-        for layer, block in enumerate(self.blocks if cache is not None else ()):
-            x_BTD = block(x_BTD, rotary, dtype, cache, layer)
         if cache is None:
             x_BTD = self._run_blocks(x_BTD, rotary, masks)
-        if cache is not None:
+        else:
+            for layer, block in enumerate(self.blocks):
+                x_BTD = block(x_BTD, rotary, dtype, cache, layer)
             cache.length = past + time
         return self.final_norm(x_BTD, dtype)
 
