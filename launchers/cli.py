@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from launchers.attend import Log, Unheard
-from launchers.attend import stop as end
-from launchers.container import GRACE
-from launchers.containers import Run, chosen, remove, runs, watched
-from launchers.engine import connect, plainly
-from launchers.local import local
+from launchers.local.attend import Log, Unheard
+from launchers.local.attend import stop as end
+from launchers.local.command import local
+from launchers.local.container import GRACE
+from launchers.local.containers import Run, chosen, remove, runs, watched
+from launchers.local.engine import connect, plainly
 from pipeline.cli import stores
 from pipeline.cli.options import open_store, store_option
 from pipeline.cli.presence import how_far, life, moment, presence

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT, TOY, launch, pipeline, start
 
-from launchers import local as local_module
+from launchers.local import command as local_module
 
 docker = pytest.importorskip("docker", reason="the Docker SDK is not installed: .[docker]")
 pytestmark = pytest.mark.container

@@ -15,14 +15,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from commands import launch
 
-from launchers import attend as attend_module
 from launchers import cli as cli_module
-from launchers import containers as containers_module
-from launchers import image as images
-from launchers import local as local_module
-from launchers.container import GRACE
-from launchers.containers import Run, chosen, sweep, watched, watching
-from launchers.engine import TOOLKIT, EngineAway, connect, device_request, user
+from launchers.local import attend as attend_module
+from launchers.local import command as local_module
+from launchers.local import containers as containers_module
+from launchers.local import image as images
+from launchers.local.container import GRACE
+from launchers.local.containers import Run, chosen, sweep, watched, watching
+from launchers.local.engine import TOOLKIT, EngineAway, connect, device_request, user
 from pipeline.store import places
 
 PLAIN = {

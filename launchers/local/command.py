@@ -16,11 +16,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from launchers import image as images
-from launchers.attend import Asked, attend
-from launchers.container import Order, order
-from launchers.containers import remove, sweep, watching
-from launchers.engine import EngineAway, connect, device_request, plainly, user
+from launchers.local import image as images
+from launchers.local.attend import Asked, attend
+from launchers.local.container import Order, order
+from launchers.local.containers import remove, sweep, watching
+from launchers.local.engine import EngineAway, connect, device_request, plainly, user
 from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
 from pipeline.cli.process import EXIT_INTERRUPTED, again
 

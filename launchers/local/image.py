@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from launchers.engine import plainly
+from launchers.local.engine import plainly
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VARIANTS = ("cu130", "cu126", "cpu")
 _OTHERWISE = "or use an image that is ready, with --image NAME"
 _PATIENCE = 20.0  # seconds for a build that was stopped to end by itself

@@ -14,8 +14,8 @@ import threading
 import time
 from typing import Any, BinaryIO
 
-from launchers.container import GRACE
-from launchers.engine import EngineAway, plainly
+from launchers.local.container import GRACE
+from launchers.local.engine import EngineAway, plainly
 from pipeline.cli.process import TWICE
 
 AWAY = 120.0  # seconds that the engine may take to restart

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launchers.container import LABEL
-from launchers.engine import plainly
+from launchers.local.container import LABEL
+from launchers.local.engine import plainly
 from pipeline.store.locks import alone
 from pipeline.store.places import caches
 

@@ -1,0 +1,1 @@
+"""Training in a container on this machine."""
