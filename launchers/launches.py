@@ -1,0 +1,214 @@
+"""What a store knows of the launches on it, so that any machine can see to each of them.
+
+    launch/<name>/order              what is to be run, on what, within which limits; never changed
+    launch/<name>/event/0000000000   what those who see to it did, created exclusively
+    launch/<name>/box/<attempt>      what the box of that attempt says of itself; only it writes it
+    launch/<name>/output/<attempt>/0000000000    what it printed, in pieces
+    launch/<name>/stop               somebody wants it to stop; the box looks, and so do those
+    launch/<name>/watch              who sees to it now, for people
+    bundle/<sha256>                  the sources that boxes run
+
+The position of an event is a fencing token, as in the engine's logs: of two processes that see to
+one launch only one gets to say ``creating``, the other finds the position taken and reads why.
+Nothing in here is a secret.
+"""
+
+import contextlib
+import getpass
+import json
+import platform
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.errors import StoreError
+from pipeline.hashing import canonical
+from pipeline.store.store import Store
+
+FORMAT = 1
+
+
+def new_name(size: str) -> str:
+    """``ignite-small-3f9a2c``: short enough for every service's rules, and never twice."""
+    return f"ignite-{size}-{secrets.token_hex(3)}"
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def me() -> str:
+    """``ada@laptop``, for people."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        user = "somebody"
+    return f"{user}@{platform.node() or 'host'}"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for. ``options`` are the target's own, such as its offers' filters."""
+
+    name: str
+    target: str
+    recipe: dict[str, Any]  # Recipe.tree()
+    machine: list[str]  # words for `pipeline run`, such as --micro-batch 8
+    bundle: str
+    options: dict[str, Any] = field(default_factory=dict)
+    budget: float | None = None  # dollars for everything together
+    seconds: float | None = None  # from ``at`` until everything must be over
+    at: float = field(default_factory=time.time)
+    by: str = field(default_factory=me)
+
+    def body(self) -> bytes:
+        return canonical({"format": FORMAT, **self.__dict__})
+
+    @classmethod
+    def read(cls, data: bytes) -> "Order":
+        """Raises ValueError for one of another version."""
+        try:
+            told = json.loads(data)
+            if told.pop("format") == FORMAT:
+                return cls(**told)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass
+        raise ValueError("this launch was ordered by another version of ignite-llm, or is damaged")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that was done to a launch: creating, created, lost, destroyed, over."""
+
+    position: int
+    kind: str
+    body: dict[str, Any]
+
+    @property
+    def attempt(self) -> int:
+        return self.body.get("attempt", 0)
+
+
+class Launch:
+    """One launch as its store knows it."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store, self.name = store, name
+        self._events: list[Event] = []
+
+    def __repr__(self) -> str:
+        return f"Launch({self.name!r})"
+
+    def _at(self, *parts: object) -> str:
+        return "/".join(["launch", self.name, *map(str, parts)])
+
+    # the order
+
+    def place(self, order: Order) -> None:
+        """Write the order. Raises StoreError if there is another of that name."""
+        if not self.store.create(self._at("order"), order.body()):
+            raise StoreError(f"there is a launch {self.name} on {self.store.place} already")
+
+    def order(self) -> Order:
+        """Raises ValueError if there is none, or none that can be read."""
+        data = self.store.read(self._at("order"))
+        if data is None:
+            raise ValueError(f"there is no launch {self.name} on {self.store.place}")
+        return Order.read(data)
+
+    # events
+
+    def events(self) -> list[Event]:
+        """All there are, the oldest first; each is read once."""
+        while True:
+            position = len(self._events)
+            data = self.store.read(self._at("event", f"{position:010d}"))
+            if data is None:
+                return list(self._events)
+            try:
+                body = json.loads(data)
+                self._events.append(Event(position, str(body["kind"]), body))
+            except (ValueError, KeyError, TypeError):
+                self._events.append(Event(position, "damaged", {}))
+
+    def append(self, kind: str, **body: Any) -> bool:
+        """Say what is done, or about to be, right after all that was read; False if somebody else
+        said something first: read it, and think again."""
+        position = len(self._events)
+        told = {"kind": kind, "at": now(), "by": me(), "nonce": secrets.token_hex(8), **body}
+        if not self.store.create(self._at("event", f"{position:010d}"), canonical(told)):
+            return False
+        self._events.append(Event(position, kind, told))
+        return True
+
+    # what the box says
+
+    def box(self, attempt: int) -> dict[str, Any]:
+        """``state`` (installing, checking, running, ended), ``code`` and ``why`` of the end,
+        ``nonce``, which changes while it lives, ``at`` by its clock; empty if it said nothing."""
+        try:
+            told = json.loads(self.store.read(self._at("box", attempt)) or b"{}")
+        except ValueError:
+            return {}
+        return told if isinstance(told, dict) else {}
+
+    def tell(self, attempt: int, **told: Any) -> None:
+        """For the box: what it says of itself now."""
+        body = {"nonce": secrets.token_hex(8), "at": now(), **told}
+        self.store.replace(self._at("box", attempt), canonical(body))
+
+    def print(self, attempt: int, piece: int, data: bytes) -> None:
+        """For the box: the next piece of what it printed. The last may be printed again, longer."""
+        self.store.replace(self._at("output", attempt, f"{piece:010d}"), data)
+
+    def printed(self, attempt: int, piece: int) -> bytes | None:
+        return self.store.read(self._at("output", attempt, f"{piece:010d}"))
+
+    # stopping
+
+    def stop(self, why: str = "") -> None:
+        """Ask for it to stop, wherever it runs."""
+        flag = {"at": now(), "by": me(), "why": why}
+        self.store.replace(self._at("stop"), canonical(flag))
+
+    def stopping(self) -> str | None:
+        """Who wants it to stop, in words; None if nobody does. Any flag counts, also a cut one."""
+        flag = self.store.read(self._at("stop"))
+        if flag is None:
+            return None
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            told = json.loads(flag)
+            return f"{told['by']} asked for it" + (f": {told['why']}" if told["why"] else "")
+        return "somebody asked for it"
+
+    # who sees to it
+
+    def watch(self) -> None:
+        self.store.replace(self._at("watch"), canonical({"by": me(), "at": now()}))
+
+    def watched(self) -> dict[str, Any]:
+        """``by`` and ``at`` of whoever saw to it last; empty if nobody did."""
+        with contextlib.suppress(ValueError):
+            return json.loads(self.store.read(self._at("watch")) or b"{}")
+        return {}
+
+
+def launches(store: Store) -> list[Launch]:
+    """All launches of a store."""
+    return [Launch(store, name) for name in store.names("launch")]
+
+
+def chosen(store: Store, name: str) -> Launch:
+    """The launch of that name, or whose name begins so. Raises ValueError that lists them."""
+    found = store.names("launch")
+    fitting = [each for each in found if each == name] or [
+        each for each in found if each.startswith(name) or re.sub(r"^ignite-", "", each) == name
+    ]
+    if len(fitting) == 1:
+        return Launch(store, fitting[0])
+    there = f"there are {', '.join(found)}" if found else "there is none"
+    why = "several begin so" if fitting else "none is called so"
+    raise ValueError(f"launch {name!r} on {store.place}: {why}; {there}")

@@ -1,0 +1,1 @@
+"""Renting machines at Vast.ai."""
