@@ -4,9 +4,9 @@ Everything that is hard (retries that must not rent twice, replacing what is los
 and time, tidying up) is built on these calls in lifecycle.py and not inside them, so that a new
 place is a short file. Each call is one try: it is the lifecycle that repeats.
 
-A *box* is a machine that was lent to us. Its *label* is ``NAME/ATTEMPT``: the name of the launch and
-the number of the attempt, which no two attempts share, so that boxes can be told apart, and found,
-by whoever knows the name.
+A *box* is a machine that was lent to us. Its *label* is ``NAME/ATTEMPT``: the name of the launch
+and the number of the attempt, which no two attempts share, so that boxes can be told apart, and
+found, by whoever knows the name.
 """
 
 from collections.abc import Collection
