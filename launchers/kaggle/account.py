@@ -95,9 +95,8 @@ def _read(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise Refused(
-            f"{file} cannot be read ({type(error).__name__}): get a new one at {SETTINGS}"
-        )
+        kind = type(error).__name__  # what it says may quote the file
+        raise Refused(f"{file} cannot be read ({kind}): get a new one at {SETTINGS}") from None
     return told if isinstance(told, dict) else {}
 
 

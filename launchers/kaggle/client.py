@@ -1,8 +1,8 @@
 """The few calls to Kaggle that a launch needs, by the requests that Kaggle's own package generates.
 
 Each is one try with a timeout. What can come back is told apart as target.py wants it: ``Away`` if
-the same call may succeed later, ``Refused`` with what a person can do. Kaggle says no in three ways:
-by a status, by a ``code`` in an answer with status 200, and by an ``error`` beside what was asked.
+the same call may succeed later, ``Refused`` with what a person can do. Kaggle says no in three
+ways: by a status, by a ``code`` in an answer with status 200, and by an ``error`` beside the rest.
 What it says is quoted, without the secrets that we know of and without the queries of URLs, which
 are signatures.
 """
@@ -104,8 +104,8 @@ class Transport:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 # a page of a proxy, say, or a word that is newer than the package
                 raise Away(
-                    f"Kaggle's answer to {request_name} makes no sense ({type(error).__name__}); if "
-                    f"that stays so, upgrade its package: {account.EXTRA}"
+                    f"Kaggle's answer to {request_name} makes no sense ({type(error).__name__}). "
+                    f"If that stays so, upgrade its package: {account.EXTRA}"
                 ) from None
 
     def _signed(self, request: Any) -> Any:
@@ -152,8 +152,8 @@ class Transport:
             )
         if "phone" in words.lower() or "verif" in words.lower():
             return Refused(
-                f"Kaggle lends GPUs and the internet to verified accounts only: {said}. Verify your "
-                f"phone number once, at {SETTINGS}"
+                f"Kaggle lends GPUs and the internet to verified accounts only: {said}. Verify "
+                f"your phone number once, at {SETTINGS}"
             )
         if status in (403, 404):
             return Denied(f"Kaggle says no: {said}")

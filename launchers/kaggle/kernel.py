@@ -90,7 +90,7 @@ def source(told: dict[str, Any], bundle: bytes) -> str:
 
 
 def label(source: str) -> str | None:
-    """The launch and attempt that a file of code is for, as NAME/ATTEMPT; None if it is not ours."""
+    """Whose a file of code is, as NAME/ATTEMPT; None if it is not ours."""
     found = _MARK.search(source[:200])
     return f"{found[1]}/{found[2]}" if found else None
 

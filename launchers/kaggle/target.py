@@ -12,22 +12,19 @@ A launch is one kernel, and an attempt one version of it; whose attempt a versio
 says. An ended session is listed until the launch's events say that it was ``left``.
 """
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from launchers.kaggle import kernel, pack
+from launchers.kaggle.bring import bring, last_word
 from launchers.kaggle.client import Client, Denied, Kernel, Quota, Status
 from launchers.kaggle.datasets import PATIENCE, Datasets, new_request
 from launchers.launches import Launch, Order
 from launchers.target import Away, Box, Errand, Offer, Refused, Spoiled
 from pipeline.hashing import file_digest
 from pipeline.recipe import from_tree
-from pipeline.store.places import caches
 from pipeline.store.store import Store
 
 GPU, GPUS = "Tesla T4", 2
@@ -43,7 +40,6 @@ _STATES = {
     "ERROR": "ended",
     "CANCEL_ACKNOWLEDGED": "ended",
 }
-_LAST = "ignite-llm ended: "
 
 
 @dataclass(frozen=True)
@@ -283,8 +279,6 @@ class Kaggle:
         except Refused as error:
             raise Away(str(error)) from error
 
-    # bringing what they have left
-
     def collect(self, box: Box) -> None:
         """Bring into the store what an ended session has left, and how it ended."""
         _, slug, number = _parts(box.id)
@@ -292,55 +286,14 @@ class Kaggle:
         assert box.attempt is not None
         try:
             if self.store.remote is None:
-                self._bring(slug, number, launch.name, box.attempt)
-            if launch.box(box.attempt).get("state") != "ended":
-                if word := last_word(self.client.log(slug, number)):
-                    launch.tell(box.attempt, state="ended", **word)
+                bring(self.client, self.store, slug, number, f"{launch.name}/{box.attempt}")
+            word = launch.box(box.attempt)
+            if word.get("state") != "ended" and (last := last_word(self.client.log(slug, number))):
+                launch.tell(box.attempt, state="ended", **last)
         except Denied:
             return  # a kernel that somebody has deleted has left nothing
         except Refused as error:
             raise Away(str(error)) from error
-
-    def _bring(self, slug: str, number: int, name: str, attempt: int) -> None:
-        """The store that a session has left. What has come stays until all is in our store."""
-        folder = caches() / "kaggle" / f"{slug}-{number}"
-        for file, url in self.client.files(slug, number):
-            inside = kernel.output_name(file)
-            if inside == pack.NAME:
-                self._fetch(url, folder / inside)
-                pack.unpack(folder / inside, folder)
-            elif inside and pack.KEPT.fullmatch(inside) and not self._has(inside):
-                self._fetch(url, folder / inside)
-        if not folder.exists():
-            return
-        source = pack.guest(folder)
-        pack.merge(source, self.store)
-        words = [f"launch/{name}/box/{attempt}"]
-        output = f"launch/{name}/output/{attempt}"
-        words += [f"{output}/{piece}" for piece in source.names(output)]
-        for word in words:
-            if (data := source.read(word)) is not None:
-                self.store.replace(word, data)
-        shutil.rmtree(folder)
-
-    def _has(self, name: str) -> bool:
-        return name.startswith("blob/") and self.store.disk.stat(name) is not None
-
-    def _fetch(self, url: str, file: Path) -> None:
-        if not file.exists():
-            self.client.download(url, file)
-
-
-def last_word(log: str) -> dict[str, Any] | None:
-    """How a session ended, by the last line of its own that it printed: ``code`` and ``why``."""
-    for line in reversed(log.splitlines()):
-        if line.startswith(_LAST):
-            try:
-                told = json.loads(line.removeprefix(_LAST))
-                return {"code": int(told["code"]), "why": str(told["why"])}
-            except (ValueError, KeyError, TypeError):
-                return None
-    return None
 
 
 def _ends(launch: Launch) -> _Ends:
