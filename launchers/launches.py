@@ -81,7 +81,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that was done to a launch: creating, created, lost, destroyed, over."""
+    """Something that was done to a launch: see history.py for what may follow what."""
 
     position: int
     kind: str
@@ -138,7 +138,8 @@ class Launch:
         """Say what is done, or about to be, right after all that was read; False if somebody else
         said something first: read it, and think again."""
         position = len(self._events)
-        told = {"kind": kind, "at": now(), "by": me(), "nonce": secrets.token_hex(8), **body}
+        told = {"kind": kind, "at": now(), "by": me(), "nonce": secrets.token_hex(8)}
+        told |= {"seconds": time.time(), **body}
         if not self.store.create(self._at("event", f"{position:010d}"), canonical(told)):
             return False
         self._events.append(Event(position, kind, told))

@@ -98,6 +98,7 @@ class Target(Protocol):
     """A place that lends machines."""
 
     name: str  # vast, kaggle
+    session: float | None  # seconds that a box may live at most, whatever is paid
 
     def offers(self, avoid: Collection[str]) -> list[Offer]:
         """What could be had now, the best first; none on the machines in ``avoid``.

@@ -1,0 +1,96 @@
+"""What the events of a launch say together: its attempts, what each cost, and how it ended.
+
+    creating   {attempt, offer, limit}        about to ask for a box, under a label of its own
+    created    {attempt, id}                  the box that came of it
+    left       {attempt, why, code, avoid}    it is of no use any more: to be destroyed
+    over       {outcome, why}                 nothing follows; finished, stopped, failed
+
+``limit`` is what the box's time is up to: session, deadline or budget. ``avoid`` names a machine
+that was to blame. ``unsure`` says that a box may yet appear, because an answer was lost.
+
+An attempt is in force from its ``creating`` to its ``left``. Whatever box of the launch is not that
+of the attempt in force is to be destroyed, whoever made it: that one rule tidies up after creates
+that were carried out twice, clients that died, and boxes that came back.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from launchers.judging import UNHEALTHY
+from launchers.launches import Event
+from pipeline.cli.process import EXIT_INTERRUPTED
+
+FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+
+
+@dataclass
+class Attempt:
+    """One box that was asked for, and what became of it. Times are seconds since 1970."""
+
+    number: int
+    begun: float
+    offer: dict[str, Any] = field(default_factory=dict)
+    id: str | None = None
+    ended: float | None = None
+    limit: str | None = None
+    code: int | None = None
+    why: str = ""
+    unsure: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Did it end by itself, and neither done nor interrupted?"""
+        return self.ended is not None and self.code not in (None, 0, EXIT_INTERRUPTED, UNHEALTHY)
+
+    @property
+    def per_hour(self) -> float:
+        return self.offer.get("per_hour", 0.0)
+
+    def cost(self, now: float) -> float:
+        """Dollars, as far as the price by the hour tells, until ``now`` or its end."""
+        if self.id is None and self.ended is not None:
+            return 0.0  # there never was a box
+        return self.per_hour * max(0.0, (self.ended or now) - self.begun) / 3600
+
+
+@dataclass
+class History:
+    """All attempts, oldest first; ``over`` is the event that ended the launch."""
+
+    attempts: list[Attempt] = field(default_factory=list)
+    over: Event | None = None
+    avoid: set[str] = field(default_factory=set)  # machines that failed us
+
+    @property
+    def current(self) -> Attempt | None:
+        """The attempt in force."""
+        last = self.attempts[-1] if self.attempts else None
+        return last if last is not None and last.ended is None and self.over is None else None
+
+    def cost(self, now: float) -> float:
+        return sum(attempt.cost(now) for attempt in self.attempts)
+
+
+def history(events: Iterable[Event]) -> History:
+    """Read events, oldest first."""
+    told = History()
+    by_number: dict[int, Attempt] = {}
+    for event in events:
+        body, number = event.body, event.attempt
+        if event.kind in ("creating", "created") and number not in by_number:
+            attempt = Attempt(number, body["seconds"], body.get("offer", {}))
+            attempt.limit = body.get("limit")
+            by_number[number] = attempt
+            told.attempts.append(attempt)
+        attempt = by_number.get(number)
+        if event.kind == "created" and attempt is not None:
+            attempt.id = str(body["id"])
+        elif event.kind == "left" and attempt is not None:
+            attempt.ended, attempt.code = body["seconds"], body.get("code")
+            attempt.why, attempt.unsure = body.get("why", ""), body.get("unsure", False)
+            if body.get("avoid"):
+                told.avoid.add(str(body["avoid"]))
+        elif event.kind == "over" and told.over is None:
+            told.over = event
+    return told

@@ -1,0 +1,77 @@
+"""From what a person typed to an order in the store that any box can carry out.
+
+Done here and now is what only this machine can do: to say which recipe is meant, to prepare a text
+that lies on this disk (the box could not read it), and to send the sources that are to run. What
+the box then runs is the same `pipeline run` as anywhere.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from launchers import bundle
+from launchers.launches import Launch, Order, new_name
+from pipeline.cli.process import stop_on_signals
+from pipeline.data.sources import DATASETS
+from pipeline.engine.engine import Engine
+from pipeline.machine import Machine
+from pipeline.store.places import trust
+
+
+def is_here(source: str) -> bool:
+    """Does the text lie on this machine, where no box can read it?"""
+    return source not in DATASETS and (
+        "://" not in source or source.startswith(("file://", "local://"))
+    )
+
+
+def prepare(engine: Engine, machine: Machine) -> None:
+    """Bring a text of this machine into the store. Raises Interrupted, or ValueError."""
+    from pipeline import ui
+
+    trust(engine.store)
+    shown = ui.choose()
+    try:
+        engine.run("prepare", machine, shown, stop_on_signals())
+    finally:
+        shown.close()
+
+
+def machine_words(options: dict[str, Any], **otherwise: str) -> list[str]:
+    """What was said of the machine, for `pipeline run` there; ``otherwise`` if nothing was."""
+    source = click.get_current_context().get_parameter_source
+    given = {name: options[name] for name in options if source(name) != ParameterSource.DEFAULT}
+    given = {**otherwise, **given}
+    return [word for name, value in given.items() for word in _word(name, value)]
+
+
+def _word(name: str, value: Any) -> tuple[str, str]:
+    auto = name in ("processes", "micro_batch") and value == 0
+    return f"--{name.replace('_', '-')}", "auto" if auto else str(value)
+
+
+def new_order(
+    engine: Engine,
+    target: str,
+    machine: list[str],
+    options: dict[str, Any],
+    budget: float | None,
+    seconds: float | None,
+) -> tuple[Order, bundle.Bundle]:
+    """The order, and the bundle that it names; nothing is written yet."""
+    packed = bundle.make()
+    tree = engine.recipe.tree()
+    if is_here(tree["data"]["source"]):
+        tree["data"]["source"] = str(Path(tree["data"]["source"]).expanduser().absolute())
+    name = new_name(engine.recipe.size)
+    return Order(name, target, tree, machine, packed.digest, options, budget, seconds), packed
+
+
+def place(engine: Engine, order: Order, packed: bundle.Bundle) -> Launch:
+    """Write both into the store: from here on every machine that knows it can see to it."""
+    bundle.send(packed, engine.store)
+    launch = Launch(engine.store, order.name)
+    launch.place(order)
+    return launch
