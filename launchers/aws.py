@@ -1,9 +1,9 @@
 """Keys for one folder of a bucket, made by AWS from the caller's own.
 
-``GetFederationToken`` is the call for that: what it makes can do no more than the policy says and no
-more than the caller can, makes no other keys, and ends after 36 hours at most. It takes the
-long-term keys of a user who may call it; a role or a login it refuses, and services that only speak
-S3's language (R2, MinIO, B2) do not know it.
+``GetFederationToken`` is the call for that: what it makes can do no more than the policy says and
+no more than the caller can, makes no other keys, and ends after 36 hours at most. It takes the
+long-term keys of a user who may call it; a role or a login it refuses, and services that only
+speak the language of S3 (R2, MinIO, B2) do not know it.
 """
 
 import json

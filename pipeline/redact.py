@@ -34,7 +34,7 @@ _SHAPES = (
     (re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\"]*"), r"\1?..."),
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), _GONE),
     (re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|KGAT_[A-Za-z0-9]{8,})"), _GONE),
-    (re.compile(r"\b(Bearer|Basic)(\s+)(?=[a-zA-Z+/=-]*\d)[\w.~+/=-]{12,}"), rf"\1\2{_GONE}"),
+    (re.compile(r"\b(Bearer|Basic)(\s+)(?=[\w.~+/=-]*\d)[\w.~+/=-]{12,}"), rf"\1\2{_GONE}"),
     (
         re.compile(
             r"\b(AccountKey|SharedAccess(?:Key|Signature)|X-Amz-(?:Credential|Signature|Security"
