@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 SHORTEST = 8  # characters of a value that is hidden: "testing" must stay a word
 _GONE = "***"
@@ -61,11 +61,10 @@ def secret(name: str) -> bool:
 
 def redacted(text: str) -> str:
     """Text without secrets; URLs lose their passwords and all of their query strings."""
-    for value in [*_hidden, *_of_environment()]:
-        if len(value) >= SHORTEST:
-            for form in _forms(value):
-                if form in text:
-                    text = text.replace(form, _GONE)
+    values = [value for value in (*_hidden, *_of_environment()) if len(value) >= SHORTEST]
+    found = {form for value in values for form in _forms(value) if form in text}
+    for form in sorted(found, key=len, reverse=True):  # one may be a part of another
+        text = text.replace(form, _GONE)
     for shape, instead in _SHAPES:
         text = shape.sub(instead, text)
     return text
@@ -95,20 +94,21 @@ def _is_path(value: str) -> bool:
 
 @functools.lru_cache(4096)
 def _forms(value: str) -> tuple[str, ...]:
-    """All that a secret may look like, the longest first: one may be a part of another."""
+    """All that a secret may look like."""
     found = set[str]()
     for each in _parts(value):
         escaped = json.dumps(each)[1:-1]
         found |= {each, escaped, json.dumps(escaped)[1:-1], repr(each)[1:-1]}
         found |= {quote(each), quote(each, safe=""), quote_plus(each)}
         found |= set(_base64(each.encode()))
-    return tuple(sorted(found, key=len, reverse=True))
+    return tuple(found)
 
 
 def _parts(value: str) -> Iterator[str]:
     """The secret, and what in it is one by itself: a field, a line, a signature."""
     yield value
-    yield from _INNER.findall(value)
+    for inner in _INNER.findall(value):
+        yield from (inner, unquote(inner))
     yield from (line for line in value.splitlines() if len(line) >= 32)
     if value.lstrip().startswith("{"):
         try:

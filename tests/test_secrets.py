@@ -29,6 +29,7 @@ def canaries(tmp_path, monkeypatch) -> Canaries:
         if name.startswith(("AWS_", "AZURE_", "GOOGLE_", "HF_", "IGNITE_", "KAGGLE_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("IGNITE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(redact, "_hidden", {})
     return plant(monkeypatch, tmp_path)
 
 
