@@ -12,6 +12,7 @@ from launchers.local.command import local
 from launchers.local.container import GRACE
 from launchers.local.containers import Run, chosen, remove, runs, watched
 from launchers.local.engine import connect, plainly
+from launchers.plan_command import command as plan
 from pipeline.cli import stores
 from pipeline.cli.options import open_store, store_option
 from pipeline.cli.presence import how_far, life, moment, presence
@@ -36,6 +37,7 @@ def cli() -> None:
 
 
 cli.add_command(local)
+cli.add_command(plan())
 
 
 @cli.command()
