@@ -4,6 +4,7 @@ import click
 
 from launchers.kaggle.command import kaggle
 from launchers.local.command import local
+from launchers.plan_command import command as plan
 from launchers.ps import ps
 from launchers.vast.command import vast
 from launchers.verbs import logs, pull, reap, stop, watch
@@ -26,7 +27,7 @@ def cli() -> None:
     """
 
 
-for command in (local, vast, kaggle, ps, logs, stop, watch, pull, reap):
+for command in (local, vast, kaggle, plan(), ps, logs, stop, watch, pull, reap):
     cli.add_command(command)
 
 
