@@ -62,7 +62,7 @@ MAKING = [
 ]
 
 
-@pytest.mark.parametrize("fault, error, made, words", MAKING, ids=lambda each: str(each))
+@pytest.mark.parametrize("fault, error, made, words", MAKING, ids=[each[0].name for each in MAKING])
 def test_making_that_fails(service, fault, error, made, words):
     fake = service(Fault(fault), late=1.5)
     with pytest.raises(error, match=words) as raised:
@@ -166,7 +166,7 @@ def test_destroying_that_is_refused(service):
 
 
 def test_an_instance_may_be_back(service):
-    fake = service(Fault(Life.RESURRECTS), boot=0.1)
+    fake = service(Fault(Life.RESURRECTS, after=0.5), boot=0.1)
     asked = client(fake)
     id = asked.create("101", body())
     until(lambda: fake.boxes[0].status == "running")
@@ -174,7 +174,7 @@ def test_an_instance_may_be_back(service):
     assert not asked.instances()
     until(lambda: asked.instances())
     asked.destroy(id)
-    time.sleep(1.3)
+    time.sleep(0.7)
     assert not asked.instances() and fake.billing_now() == 0
 
 
@@ -200,7 +200,7 @@ def test_a_log_that_cannot_be_had(service):
 
 
 def test_no_more_searches_today(service):
-    with pytest.raises(Refused, match="Daily search row quota exhausted.*in 2.0 hours"):
+    with pytest.raises(Refused, match=r"Daily search row quota exhausted.*in 2.0 hours"):
         client(service(Fault(Call.QUOTA, of="search"))).search({})
 
 
@@ -262,7 +262,7 @@ def test_a_key_is_looked_for(service, monkeypatch, tmp_path):
 
 def test_a_wrong_key(service):
     fake = service()
-    with pytest.raises(Refused, match="Invalid user key.*Is the API key right"):
+    with pytest.raises(Refused, match=r"Invalid user key.*Is the API key right"):
         Client("wrong", fake.url).instances()
 
 

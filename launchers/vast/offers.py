@@ -5,6 +5,7 @@ sets its own price for disk and for each GB in and out, so the cheapest hour may
 Fields of an offer may be null, and numbers may come as strings.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ def _rank(offer: Offer) -> tuple[float, float]:
 
 
 def _rounded_up(price: float) -> str:
-    return f"{-(-price * 100 // 1) / 100:.2f}"
+    return f"{math.ceil(price * 100) / 100:.2f}"
 
 
 def _wishes(options: VastOptions) -> str:
@@ -174,5 +175,5 @@ def _bid(row: dict[str, Any], prices: Prices, options: VastOptions) -> float | N
         return None
     if options.bid is not None:
         return options.bid if options.bid >= least else None
-    cap = options.max_price - prices.disk_hour
-    return round(max(least, min(least * MARGIN, cap)), 6)
+    wanted = min(least * MARGIN, options.max_price - prices.disk_hour)
+    return max(least, math.floor(wanted * 1e4) / 1e4)

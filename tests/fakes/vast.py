@@ -12,7 +12,8 @@ Whatever kills a container kills all that it ran, and so does leaving the block.
 
 ``nth`` counts, from 1, the calls of a kind (``of``: search, create, list, show, destroy, log,
 manage) for a fault of ``Call``, and the instances in the order of their making for one of ``Life``.
-Such a fault strikes ``after`` so many real seconds of running and, if given, once ``when()``.
+What strikes while it runs strikes ``after`` so many real seconds of that and, if given, once
+``when()`` is true, and only in its first life.
 
 The clock of the bill is virtual: ``speed`` virtual seconds go by in one real second, and
 ``advance`` jumps. ``requests`` has all that was asked; ``boxes`` all instances that ever were;
@@ -59,7 +60,7 @@ class Life(enum.Enum):
     OUTBID = "it is killed, and stopped"
     EXITED = "its container dies"
     OFFLINE = "its host goes offline"
-    RESURRECTS = "it is back a second after it was destroyed for the first time"
+    RESURRECTS = "it is back, `after` seconds after it was destroyed for the first time"
     NO_KEY = "it gets no CONTAINER_API_KEY"
     NO_LOG = "its log can never be fetched"
 
@@ -263,8 +264,9 @@ class FakeVast:
         with self.lock:
             first = box.status != "destroyed" and box.returns is None
             self._end(box, "destroyed", "")
-            if first and self._fated(self._number(box), Life.RESURRECTS):
-                box.returns = time.monotonic() + 1.0
+            box.disk += 1
+            if first and (fault := self._fated(self._number(box), Life.RESURRECTS)):
+                box.returns = time.monotonic() + fault.after
 
     def loggable(self, box: Box) -> bool:
         return not self._fated(self._number(box), Life.NO_LOG)

@@ -37,6 +37,7 @@ class Box:
         self.started: float | None = None  # seconds since 1970
         self.spent, self._billed_to = 0.0, 0.0
         self.returns: float | None = None  # when it is back after having been destroyed
+        self.disk = 0  # a new one after it was destroyed
         self.lives = 0  # how often its container was started
         self._mark = secrets.token_hex(8)
         self._process: subprocess.Popen[bytes] | None = None
@@ -71,8 +72,8 @@ class Box:
     def start(self, environment: Mapping[str, str]) -> None:
         """Run what the request said, as a container of an image without an entrypoint would."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f"tmp-{self.lives}"
-        temporary.mkdir()
+        temporary = self.folder / f"disk-{self.disk}"  # stays as it is when it is paused
+        temporary.mkdir(exist_ok=True)
         variables = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(self.folder),
