@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,9 +12,11 @@ from launchers import orders
 from launchers.attendance import attended
 from launchers.bundle import Bundle
 from launchers.census import known
+from launchers.credentials import box_secrets
 from launchers.history import history
 from launchers.launches import Launch, Order
 from launchers.target import Target
+from launchers.targets import Secrets
 from pipeline.cli import show, stores
 from pipeline.cli.options import make_engine
 from pipeline.engine.engine import Engine
@@ -34,6 +37,34 @@ def launch_options(command: Callable) -> Callable:
     ):
         command = option(command)
     return command
+
+
+def credential_options(command: Callable) -> Callable:
+    """Options that say what a rented machine is given to open the store."""
+    for option in (
+        click.option(
+            "--my-credentials",
+            is_flag=True,
+            help="Let the machine have the keys that you use here; its owner can read them.",
+        ),
+        click.option(
+            "--credentials",
+            type=click.Path(path_type=Path),
+            help="File of NAME=VALUE lines: keys for this store alone, for the machine.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def secrets_of(store: str, file: Path | None, mine: bool) -> Secrets:
+    """What makes the variables for each box. Raises ValueError if it could not, before any is."""
+
+    def secrets(seconds: float | None) -> Mapping[str, str]:
+        return box_secrets(store, seconds, file, mine=mine).values
+
+    secrets(None)
+    return secrets
 
 
 def estimator(recipe: Recipe) -> Callable[[str, int], float | None]:

@@ -4,32 +4,39 @@ What a target needs to know of a launch is in the launch's order, so that any ma
 store and the account's key can see to it.
 """
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from launchers.launches import Launch, launches
 from launchers.target import Away, Box, Refused, Target
 from pipeline.store.store import Store
 
+Secrets = Callable[[float | None], Mapping[str, str]]
 LENDING = ("vast", "kaggle")  # those whose boxes can be listed and destroyed
 
 
 def connect(
-    name: str, store: Store, options: Mapping[str, Any], secrets: Mapping[str, str] | None = None
+    name: str, store: Store, options: Mapping[str, Any], secrets: Secrets | None = None
 ) -> Target:
-    """The target of an order; ``secrets`` are for boxes that it is to make.
+    """The target of an order; ``secrets`` makes what boxes are given, if it is to make some.
 
     Raises ValueError, with what to do, if its package or the account's key is missing.
     """
     if name == "vast":
         from launchers.vast.command import target as vast
 
-        return vast(options, secrets or {})
+        return vast(options, secrets or _none)
     if name == "kaggle":
         from launchers.kaggle.command import target as kaggle
 
         return kaggle(store, options)
     raise ValueError(f"{name} lends no machines that could be seen to from here")
+
+
+def _none(seconds: float | None) -> Mapping[str, str]:
+    return {}
 
 
 def listed(store: Store) -> Iterator[tuple[str, list[Box] | str]]:
@@ -57,17 +64,28 @@ def orders(store: Store) -> Iterator[Any]:
 
 
 def has_key(name: str) -> bool:
-    """Is a key of that account where one would look for it? Nothing is loaded for that."""
-    if name == "vast":
-        from launchers.vast.client import has_key as vast
+    """Is there a key of that account where its own tools look? Nothing is loaded, or read."""
+    home, environ = Path.home(), os.environ
+    config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+    kaggle = Path(environ.get("KAGGLE_CONFIG_DIR") or home / ".kaggle")
+    variables, files = {
+        "vast": (
+            ("VAST_API_KEY",),
+            (config / "vastai" / "vast_api_key", home / ".vast_api_key"),
+        ),
+        "kaggle": (
+            ("KAGGLE_API_TOKEN", "KAGGLE_KEY"),
+            (
+                *(kaggle / each for each in ("access_token", "access_token.txt", "kaggle.json")),
+                *(home / ".kaggle" / "credentials.json", config / "kaggle" / "kaggle.json"),
+            ),
+        ),
+    }[name]
+    return any(environ.get(each) for each in variables) or any(file.exists() for file in files)
 
-        return vast()
-    from launchers.kaggle.client import has_key as kaggle
 
-    return kaggle()
-
-
-def seen_to(launch: Launch) -> Target:
-    """The target of a launch, to look at its boxes and destroy them; it can make none."""
+def seen_to(launch: Launch, secrets: Secrets | None = None) -> Target:
+    """The target of a launch; without ``secrets`` to look and to destroy, and not to make boxes."""
     order = launch.order()
-    return connect(order.target, launch.store, order.options)
+    options = {**order.options, "recipe": order.recipe}
+    return connect(order.target, launch.store, options, secrets)

@@ -6,16 +6,19 @@ launch can be seen to from any machine that has the store and, to destroy boxes,
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
 
+from launchers import start
 from launchers.attendance import Output, attended
 from launchers.census import known, sorted_out
 from launchers.history import history
 from launchers.launches import Launch
 from launchers.launches import chosen as chosen_launch
 from launchers.local import verbs as containers
+from launchers.start import credential_options, secrets_of
 from launchers.target import Away, Box, Refused
 from launchers.targets import listed, seen_to
 from pipeline.cli import stores
@@ -122,13 +125,21 @@ def _give_up(launch: Launch) -> None:
 @click.command()
 @click.argument("run")
 @store_option
-def watch(run: str, store: str) -> None:
+@credential_options
+def watch(run: str, store: str, credentials: Path | None, my_credentials: bool) -> None:
     """See to launch RUN from here: show what it prints, replace what is lost, finish and tidy up.
 
     Any number of machines may watch one launch; one of them acts. Ctrl-C asks it to save and stop.
     """
     launch = chosen_launch(open_store(store), run)
-    raise SystemExit(attended(launch, seen_to(launch)))
+    order = launch.order()
+    if order.target == "colab":
+        raise click.UsageError(f"{run} runs in a notebook: follow it with launch logs -f {run}")
+    secrets = None
+    if order.target == "vast":
+        mine = my_credentials or (order.options.get("credentials") == "mine" and not credentials)
+        secrets = secrets_of(order.options["store"], credentials, mine)
+    raise SystemExit(start.see_through(launch, seen_to(launch, secrets), False))
 
 
 @click.command()

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from launchers import orders, start
-from launchers.credentials import MOST, box_secrets
+from launchers.credentials import MOST
 from launchers.launches import Order
 from launchers.target import Errand, Offer
+from launchers.targets import Secrets
 from launchers.vast.order import VastOptions
 from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
 from pipeline.cli.show import table
@@ -21,21 +22,8 @@ _UNKNOWN = 5.0  # dollars of budget where nobody can tell how long it takes
 _MARGIN = 2.0  # times what a run is estimated to cost
 _RENEWED = MOST - 1800.0  # seconds after which a box is replaced, whose keys were made for it
 
-credential_options = (
-    click.option(
-        "--credentials",
-        type=click.Path(path_type=Path),
-        help="File of NAME=VALUE lines: keys for the store that the machine gets.",
-    ),
-    click.option(
-        "--my-credentials",
-        is_flag=True,
-        help="Let the machine have the keys that you use here; its owner can read them.",
-    ),
-)
 
-
-def target(options: Mapping[str, Any], secrets: Callable[[float | None], Mapping[str, str]]) -> Any:
+def target(options: Mapping[str, Any], secrets: Secrets) -> Any:
     """Vast.ai for an order's options. Raises ValueError if its package or the key is missing."""
     from launchers.vast.client import Client
     from launchers.vast.target import Vast
@@ -70,7 +58,6 @@ def _options(command: Callable) -> Callable:
             click.option("--region", default="", help="Countries, such as DE,NL."),
             click.option("--image", help="Docker image with torch; any public one."),
             click.option("--cuda", type=float, help="That the driver must know, for --image."),
-            *credential_options,
         )
     ):  # fmt: skip
         command = option(command)
@@ -81,6 +68,7 @@ def _options(command: Callable) -> Callable:
 @recipe_options
 @machine_options
 @_options
+@start.credential_options
 @start.launch_options
 def vast(
     gpu: str, gpus: int, max_price: float, budget: float | None, disk: int, interruptible: bool,
@@ -117,13 +105,10 @@ def vast(
     words = orders.machine_words(named, processes="auto")
     how = "mine" if my_credentials else "file" if credentials else "made"
 
-    def secrets(seconds: float | None) -> Mapping[str, str]:
-        return box_secrets(options["store"], seconds, credentials, mine=my_credentials).values
-
+    secrets = start.secrets_of(options["store"], credentials, my_credentials)
     told = {"store": options["store"], "vast": asdict(wanted), "credentials": how}
     told["floors"] = {"gpus": 0 if "cpu" in words else gpus}
     market = target({**told, "recipe": engine.recipe.tree()}, secrets)
-    secrets(None)  # whoever cannot open the store is told so before anything is rented
     launch = start.open_one(engine, "vast")
     if launch is None:
         offers = market.offers(())

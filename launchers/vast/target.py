@@ -4,7 +4,7 @@ What is not known to be free is counted as billed. A box bills its disk for as l
 and its GPU while it runs; Vast.ai's list gives one price, that of running.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from launchers.target import Box, Errand, Offer
@@ -29,11 +29,13 @@ _STATES = {
     "offline": "away",
 }
 _SAYS = ("cur_state", "intended_status", "next_state")  # all stopped: outbid, or told to stop
+Secrets = Callable[[float | None], Mapping[str, str]]
 _DISK_ONLY = ("created", "loading", "stopped", None)  # states in which no GPU is billed
 
 
 class Vast:
-    """Vast.ai. ``secrets`` are variables for the launch on the box, and go nowhere else."""
+    """Vast.ai. ``secrets`` makes, for a box that may live so many seconds, the variables that open
+    the store; they go nowhere else. ``session`` is how long a box may live if they end."""
 
     name = "vast"
 
@@ -42,16 +44,19 @@ class Vast:
         client: Client,
         options: VastOptions,
         hours: Hours,
-        secrets: Mapping[str, str],
+        secrets: Secrets,
+        session: float | None = None,
     ) -> None:
         self.client, self.options, self.hours, self._secrets = client, options, hours, secrets
+        self.session = session
 
     def offers(self, avoid: Collection[str]) -> list[Offer]:
         return offers(self.client.search, self.options, self.hours, avoid)
 
     def create(self, errand: Errand, offer: Offer) -> str:
-        body = request(errand, offer, self.options, self._secrets)
-        hide = [*self._secrets.values(), *body["env"].values()]
+        secrets = self._secrets(errand.seconds)
+        body = request(errand, offer, self.options, secrets)
+        hide = [*secrets.values(), *body["env"].values()]
         return self.client.create(offer.id, body, hide=[each for each in hide if each])
 
     def boxes(self) -> list[Box]:
@@ -62,17 +67,15 @@ class Vast:
         self.client.destroy(id)
 
     def output(self, box: Box) -> str:
-        text = redacted(self.client.log(box.id, _LINES))
-        for secret in filter(None, self._secrets.values()):
-            text = text.replace(secret, "***")
-        return text
+        return redacted(self.client.log(box.id, _LINES))
 
     def collect(self, box: Box) -> None:
         """Nothing lies with Vast.ai alone: a box writes to the store while it runs."""
 
     def describe(self, errand: Errand, offer: Offer) -> dict[str, Any]:
         """The exact requests that would be sent, with the secrets masked."""
-        body = masked(request(errand, offer, self.options, self._secrets), self._secrets)
+        secrets = self._secrets(errand.seconds)
+        body = masked(request(errand, offer, self.options, secrets), secrets)
         return {
             "search": {
                 "method": "POST",
