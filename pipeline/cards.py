@@ -23,7 +23,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class Card:
-    """A kind of GPU. ``memory`` is what it has at least, where one name stands for several."""
+    """A kind of GPU. ``memory`` is what it usually has, the less of two usual sizes."""
 
     name: str  # as Vast.ai calls it
     others: str  # what else it is called, as a pattern for the whole name
