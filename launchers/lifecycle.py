@@ -22,7 +22,7 @@ from dataclasses import asdict
 from typing import Any
 
 from launchers.history import FAILED, FINISHED, STOPPED, Attempt, History, history
-from launchers.judging import UNHEALTHY, Judge, Pace
+from launchers.judging import UNHEALTHY, Judge, Pace, pace
 from launchers.launches import Launch, Order
 from launchers.target import Away, Box, Errand, Offer, Refused, Spoiled, Target
 from pipeline.cli.process import EXIT_INTERRUPTED
@@ -43,11 +43,11 @@ class Keeper:
         launch: Launch,
         target: Target,
         say: Callable[[str], None],
-        pace: Pace | None = None,
+        limits: Pace | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.launch, self.target, self.say, self.clock = launch, target, say, clock
-        self.pace = pace or Pace()
+        self.pace = limits or pace()
         self.order: Order = launch.order()
         self.judge = Judge(self.pace)
         self._said: set[str] = set()

@@ -69,9 +69,10 @@ def secrets_of(store: str, file: Path | None, mine: bool) -> Secrets:
 
 def estimator(recipe: Recipe) -> Callable[[str, int], float | None]:
     """Hours that a recipe takes on so many GPUs of a name."""
-    from launchers.estimate import hours
+    from launchers.estimate import corpus_bytes, hours
 
-    return lambda gpu, gpus: hours(recipe, gpu, gpus)
+    length = corpus_bytes(recipe.data.source)
+    return lambda gpu, gpus: hours(recipe, gpu, gpus, corpus=length)
 
 
 def seconds_of(deadline: str | None) -> float | None:

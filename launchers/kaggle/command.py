@@ -43,7 +43,9 @@ def kaggle(
     named = dict(options)
     engine, machine = engine_and_machine(options)
     words = orders.machine_words(
-        {name: named[name] for name in named if name not in options}, processes="auto"
+        {name: named[name] for name in named if name not in options},
+        processes="auto",
+        checkpoint_every=orders.often(engine),
     )
     native = engine.store.remote is None
     told = {"store": "" if native else options["store"], "floors": {}}

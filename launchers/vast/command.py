@@ -9,6 +9,7 @@ import click
 
 from launchers import orders, start
 from launchers.credentials import MOST
+from launchers.judging import Pace, pace
 from launchers.launches import Order
 from launchers.target import Errand, Offer
 from launchers.targets import Secrets
@@ -25,13 +26,15 @@ _RENEWED = MOST - 1800.0  # seconds after which a box is replaced, whose keys we
 
 def target(options: Mapping[str, Any], secrets: Secrets) -> Any:
     """Vast.ai for an order's options. Raises ValueError if its package or the key is missing."""
-    from launchers.vast.client import Client
+    from launchers.vast.client import SPACING, Client
     from launchers.vast.target import Vast
 
     wanted = VastOptions(**options.get("vast", {}))
     hours = start.estimator(from_tree(options["recipe"])) if "recipe" in options else _nobody_knows
     session = _RENEWED if options.get("credentials") == "made" else None
-    return Vast(Client(), wanted, hours, secrets, session)
+    haste = pace().look / Pace().look
+    spacing = {kind: haste * seconds for kind, seconds in SPACING.items()}
+    return Vast(Client(spacing=spacing), wanted, hours, secrets, session)
 
 
 def _nobody_knows(gpu: str, gpus: int) -> float | None:
@@ -102,7 +105,7 @@ def vast(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     named = {name: machine_named[name] for name in machine_named if name not in options}
-    words = orders.machine_words(named, processes="auto")
+    words = orders.machine_words(named, processes="auto", checkpoint_every=orders.often(engine))
     how = "mine" if my_credentials else "file" if credentials else "made"
 
     secrets = start.secrets_of(options["store"], credentials, my_credentials)
