@@ -78,3 +78,26 @@ def test_a_run_goes_from_an_order_to_results_that_are_here(tmp_path, vast, corpu
     assert fake.billing_now() == 0 and len(fake.boxes) == 1
     assert brought(corpus) == undisturbed(tmp_path, corpus)
     assert "bits per byte" in said.out
+
+
+def test_no_loss_of_a_machine_changes_a_bit(tmp_path, vast, corpus):
+    """Three outbids, one host that never boots, one that dies, one that comes back."""
+    place = "s3://runs/stormy"
+
+    def reached(count):
+        return lambda: checkpoints(place) >= count
+
+    fake = vast(
+        Fault(Life.OUTBID, nth=1, when=reached(2)),
+        Fault(Life.STUCK, nth=2),
+        Fault(Life.OUTBID, nth=3, when=reached(20)),
+        Fault(Life.EXITED, nth=4, when=reached(40)),
+        Fault(Life.RESURRECTS, nth=4, after=0.5),
+        Fault(Life.OUTBID, nth=5, when=reached(60)),
+    )
+    said = rent(place, corpus, *LONG, "--interruptible", "--budget", "50")
+    assert said.code == 0, said.out + said.err
+    assert len(fake.boxes) == 6
+    assert fake.billing_now() == 0
+    assert 0 < fake.ledger() <= 50
+    assert brought(corpus, "train.steps=400") == undisturbed(tmp_path, corpus, "train.steps=400")
