@@ -13,7 +13,7 @@ from pipeline.engine import log
 from pipeline.engine.engine import Engine
 from pipeline.store.places import open_store
 
-LONG = ("--set", "train.steps=400")
+LONG = ("--set", "train.steps=1000")
 
 
 @pytest.fixture
@@ -90,14 +90,15 @@ def test_no_loss_of_a_machine_changes_a_bit(tmp_path, vast, corpus):
     fake = vast(
         Fault(Life.OUTBID, nth=1, when=reached(2)),
         Fault(Life.STUCK, nth=2),
-        Fault(Life.OUTBID, nth=3, when=reached(20)),
-        Fault(Life.EXITED, nth=4, when=reached(40)),
+        Fault(Life.OUTBID, nth=3, when=reached(4)),
+        Fault(Life.EXITED, nth=4, when=reached(6)),
         Fault(Life.RESURRECTS, nth=4, after=0.5),
-        Fault(Life.OUTBID, nth=5, when=reached(60)),
+        Fault(Life.OUTBID, nth=5, when=reached(8)),
     )
     said = rent(place, corpus, *LONG, "--interruptible", "--budget", "50")
+    print(said.err)
     assert said.code == 0, said.out + said.err
     assert len(fake.boxes) == 6
     assert fake.billing_now() == 0
     assert 0 < fake.ledger() <= 50
-    assert brought(corpus, "train.steps=400") == undisturbed(tmp_path, corpus, "train.steps=400")
+    assert brought(corpus, "train.steps=1000") == undisturbed(tmp_path, corpus, "train.steps=1000")
