@@ -82,7 +82,7 @@ class Transport:
 
     def call(self, service_name: str, request_name: str, request: Any, response_type: Any) -> Any:
         """Send one of the generated requests; its answer, or the open response of a download."""
-        from kagglesdk import FileDownload
+        from kagglesdk.common.types.file_download import FileDownload
 
         streamed = response_type is FileDownload
         url = f"{self.base}/{service_name}/{request_name}"
@@ -100,6 +100,8 @@ class Transport:
             )
             self.check(response, request_name)
             try:
+                if not streamed and not isinstance(response.json(), dict):
+                    raise TypeError
                 return response_type.prepare_from(response)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 # a page of a proxy, say, or a word that is newer than the package
