@@ -94,7 +94,7 @@ def contender(who: str, shape: Shape, device: torch.device, folder: str) -> Step
 def training(options: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second and MFU of every contender at every size."""
     from model.config import SIZES
-    from pipeline.peaks import flops_per_token
+    from pipeline.cards import flops_per_token
 
     sizes = ("tiny",) if options.toy else ("medium", "large")
     batch, steps, vocab = (4, 1, 512) if options.toy else (256, 4, VOCAB)

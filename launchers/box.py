@@ -20,6 +20,7 @@ from launchers.bootstrap import ENDS, ROOT
 from launchers.health import Floors, look
 from launchers.judging import UNHEALTHY
 from launchers.launches import Launch, Order
+from pipeline.cli.process import EXIT_INTERRUPTED
 from pipeline.errors import StoreError
 from pipeline.preflight import FAIL
 from pipeline.redact import redacted
@@ -100,6 +101,9 @@ def run(errand: dict[str, Any], order: bytes | None) -> int:
     if order is not None:
         store.create(f"launch/{launch.name}/order", order)
     wanted = launch.order()
+    if errand["attempt"] and (why := _passed(launch, errand["attempt"])):
+        print(f"there is nothing to do: {why}", flush=True)
+        return EXIT_INTERRUPTED
     attempt = errand["attempt"] or join(launch)
     every = float(os.environ.get("IGNITE_TELL_EVERY", EVERY))
     with Teller(launch, attempt, every) as teller, Signals() as signals:
@@ -112,6 +116,16 @@ def run(errand: dict[str, Any], order: bytes | None) -> int:
             raise
         teller.tell(state="ended", code=code)
     return code
+
+
+def _passed(launch: Launch, attempt: int) -> str | None:
+    """Why an attempt is not to be made any more: boxes come back after they were given up."""
+    for event in launch.events():
+        if event.kind == "over" or (event.kind == "left" and event.attempt == attempt):
+            return f"attempt {attempt} was given up: {event.body.get('why')}"
+    if launch.box(attempt).get("state") == "ended":
+        return f"attempt {attempt} has ended"
+    return None
 
 
 def join(launch: Launch) -> int:
@@ -138,7 +152,7 @@ def _work(teller: Teller, signals: "Signals", order: Order, store: Store, place:
         teller.told["why"] = "; ".join(bad)
         return UNHEALTHY
     if signals.asked or teller.launch.stopping():
-        return 75
+        return EXIT_INTERRUPTED
     teller.tell(state="running")
     return train(teller, signals, command(order, place))
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from pipeline.errors import StoreError
 from pipeline.hashing import canonical
+from pipeline.redact import redacted_tree
 from pipeline.store.store import Store
 
 FORMAT = 1
@@ -108,7 +109,16 @@ class Launch:
     # the order
 
     def place(self, order: Order) -> None:
-        """Write the order. Raises StoreError if there is another of that name."""
+        """Write the order. Raises StoreError if there is another of that name, and ValueError if
+        there is a secret in it: everybody who may read the store can read an order."""
+        told = json.loads(order.body())
+        for name, value in told.items():
+            if redacted_tree(value) != value:
+                raise ValueError(
+                    f"the {name} of launch {self.name} would tell a secret, such as a password or "
+                    "a signature in a URL, to whoever can read the store: bring the text into the "
+                    "store first (`pipeline run prepare --store ...`), or give it another address"
+                )
         if not self.store.create(self._at("order"), order.body()):
             raise StoreError(f"there is a launch {self.name} on {self.store.place} already")
 
@@ -139,7 +149,7 @@ class Launch:
         said something first: read it, and think again."""
         position = len(self._events)
         told = {"kind": kind, "at": now(), "by": me(), "nonce": secrets.token_hex(8)}
-        told |= {"seconds": time.time(), **body}
+        told = redacted_tree({**told, "seconds": time.time(), **body})  # errors are told here
         if not self.store.create(self._at("event", f"{position:010d}"), canonical(told)):
             return False
         self._events.append(Event(position, kind, told))
@@ -159,7 +169,7 @@ class Launch:
     def tell(self, attempt: int, **told: Any) -> None:
         """For the box: what it says of itself now."""
         body = {"nonce": secrets.token_hex(8), "at": now(), **told}
-        self.store.replace(self._at("box", attempt), canonical(body))
+        self.store.replace(self._at("box", attempt), canonical(redacted_tree(body)))
 
     def print(self, attempt: int, piece: int, data: bytes) -> None:
         """For the box: the next piece of what it printed. The last may be printed again, longer."""
@@ -172,7 +182,7 @@ class Launch:
 
     def stop(self, why: str = "") -> None:
         """Ask for it to stop, wherever it runs."""
-        flag = {"at": now(), "by": me(), "why": why}
+        flag = redacted_tree({"at": now(), "by": me(), "why": why})
         self.store.replace(self._at("stop"), canonical(flag))
 
     def stopping(self) -> str | None:

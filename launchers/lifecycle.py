@@ -22,7 +22,7 @@ from dataclasses import asdict
 from typing import Any
 
 from launchers.history import FAILED, FINISHED, STOPPED, Attempt, History, history
-from launchers.judging import UNHEALTHY, Judge, Pace
+from launchers.judging import UNHEALTHY, Judge, Pace, pace
 from launchers.launches import Launch, Order
 from launchers.target import Away, Box, Errand, Offer, Refused, Spoiled, Target
 from pipeline.cli.process import EXIT_INTERRUPTED
@@ -43,11 +43,11 @@ class Keeper:
         launch: Launch,
         target: Target,
         say: Callable[[str], None],
-        pace: Pace | None = None,
+        limits: Pace | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.launch, self.target, self.say, self.clock = launch, target, say, clock
-        self.pace = pace or Pace()
+        self.pace = limits or pace()
         self.order: Order = launch.order()
         self.judge = Judge(self.pace)
         self._said: set[str] = set()
@@ -61,7 +61,7 @@ class Keeper:
                 if (outcome := self.step()) is not None:
                     return outcome
             except StoreAway as error:  # the box goes on without us, and keeps its own limits
-                self._once(f"the store cannot be asked, trying again: {error}")
+                self.once(f"the store cannot be asked, trying again: {error}")
             pause(self.pace.look)
 
     def step(self) -> str | None:
@@ -71,7 +71,7 @@ class Keeper:
         try:
             ours = [each for each in self.target.boxes() if each.launch == self.launch.name]
         except Away as error:
-            self._once(f"{self.target.name} cannot be asked, trying again: {error}")
+            self.once(f"{self.target.name} cannot be asked, trying again: {error}")
             return None
         self._tidy(told, ours)
         attempt = told.current
@@ -95,9 +95,9 @@ class Keeper:
     def _destroy(self, id: str) -> None:
         try:
             self.target.destroy(id)
-            self._once(f"destroying {id}")
+            self.once(f"destroying {id}")
         except (Away, Refused) as error:
-            self._once(f"cannot destroy {id} yet, trying again: {error}")
+            self.once(f"cannot destroy {id} yet, trying again: {error}")
 
     def _close(self, told: History, ours: list[Box]) -> str | None:
         """The outcome once nothing is left, also not of a request whose answer was lost."""
@@ -122,7 +122,7 @@ class Keeper:
         if self._append("left", attempt=attempt, why=why, avoid=avoid, **more):
             self.say(f"attempt {attempt}: {why}")
 
-    def _once(self, line: str) -> None:
+    def once(self, line: str) -> None:
         if line not in self._said:
             self._said.add(line)
             self.say(line)
@@ -150,9 +150,9 @@ class Keeper:
             if not told.attempts:  # nothing was lost yet: let a person decide
                 self._over(FAILED, str(error))
                 return None
-            self._once(f"waiting for an offer: {error}")
+            self.once(f"waiting for an offer: {error}")
         except Away as error:
-            self._once(f"waiting for offers: {error}")
+            self.once(f"waiting for offers: {error}")
         self.judge.lasted("dry")
         return None
 
@@ -241,7 +241,7 @@ class Keeper:
         try:
             self.target.collect(seen)
         except Away as error:
-            self._once(f"attempt {number}: cannot bring its results yet: {error}")
+            self.once(f"attempt {number}: cannot bring its results yet: {error}")
             return None
         word = self.launch.box(number)
         if _over(word):
@@ -254,7 +254,7 @@ class Keeper:
         if why is None and (why := self._reached(told)):
             self.launch.stop(why)
         if why is not None:
-            self._once(f"attempt {number}: to stop, as soon as all is saved: {why}")
+            self.once(f"attempt {number}: to stop, as soon as all is saved: {why}")
             if not word or self.judge.lasted("leaving", number) > self.pace.leaving:
                 self._leave(number, f"given up: {why}", code=EXIT_INTERRUPTED)
 

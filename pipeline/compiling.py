@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from model.config import ModelConfig, TrainConfig
-from pipeline.peaks import flops_per_token
+from pipeline.cards import flops_per_token
 
 WORTH = 5e15  # operations of a run; minutes on the slowest GPU that can compile
 

@@ -17,7 +17,7 @@ search: 16,384 tokens are few enough for its caches and enough for its cores. Co
 import contextlib
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -27,17 +27,14 @@ from model.trainer import Trainer
 from pipeline.errors import StoreError
 from pipeline.hashing import canonical, digest
 from pipeline.machine import Machine
+from pipeline.memory import BUSY, SPARE, Fits, choose, halves
 from pipeline.store.disk import Disk
 from pipeline.store.places import caches
 from pipeline.ui import human_bytes
 
-SPARE = 0.1  # of the device's memory is left alone
 ALONE = 0.8  # of it must be ours or free; the rest is what CUDA and a desktop take
-BUSY = 1 << 12  # tokens that are enough for a GPU
 ON_CPU = 1 << 14  # tokens
 _FORMAT = 2  # of what is remembered; raise it when the model takes other amounts of memory
-
-Fits = Callable[[int, bool], bool]  # (sequences, recompute) -> do they fit?
 
 
 def fit(trainer: Trainer, machine: Machine) -> None:
@@ -62,32 +59,6 @@ def fit(trainer: Trainer, machine: Machine) -> None:
         trainer.micro_batch, trainer.model.recompute = size, recompute
         with_it = ", with activation checkpointing" if recompute else ""
         trainer.events.append((trainer.step + 1, f"what fits is micro-batch {size}{with_it}"))
-
-
-def choose(sizes: list[int], context: int, asked: str, fits: Fits) -> tuple[int, bool]:
-    """The size, from ``sizes`` in rising order, and whether to recompute; size 0 if none fits."""
-    plain = 0 if asked == "on" else _largest(sizes, lambda size: fits(size, False))
-    if asked == "off" or plain * context >= BUSY or plain == sizes[-1]:
-        return plain, False
-    sparing = _largest(sizes, lambda size: fits(size, True))
-    return (sparing, True) if sparing > plain else (plain, False)
-
-
-def _largest(sizes: list[int], fits: Callable[[int], bool]) -> int:
-    best = 0
-    for size in sizes:
-        if not fits(size):
-            break
-        best = size
-    return best
-
-
-def halves(batch: int) -> list[int]:
-    """The batch, half of it, and so on to one, in rising order: all slices are of like size."""
-    sizes = [batch]
-    while sizes[-1] > 1:
-        sizes.append((sizes[-1] + 1) // 2)
-    return sizes[::-1]
 
 
 def _find(trainer: Trainer, asked: str) -> tuple[int, bool]:

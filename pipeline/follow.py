@@ -21,6 +21,7 @@ from model.trainer import Trainer
 from pipeline.checkpoint import in_order
 from pipeline.loop import GLANCE
 from pipeline.machine import torchrun
+from pipeline.redact import redacted
 from pipeline.stages import train
 from pipeline.team import CPU, join
 
@@ -84,7 +85,7 @@ def _do() -> None:
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         words = lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}"
-        print(f"error: {words}", file=sys.stderr, flush=True)
+        print(f"error: {redacted(words)}", file=sys.stderr, flush=True)
         os._exit(1)  # a sum that never ends would keep a process from ending in order
     dist.destroy_process_group()
 

@@ -92,7 +92,7 @@ def resolve_precision(name: str, device: "torch.device") -> "torch.dtype":
         capability = torch.cuda.get_device_capability(device)
         if name != "auto":  # it is for what may have to be said
             chip = torch.cuda.get_device_name(device)
-    chosen = choose_precision(name, device.type, capability, _cpu_flags(), chip)
+    chosen = choose_precision(name, device.type, capability, cpu_flags(), chip)
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
 
 
@@ -134,7 +134,7 @@ def _no_good(name: str, kind: str, capability: tuple[int, int] | None, chip: str
     return ""
 
 
-def _cpu_flags() -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
     """What the CPU can do beyond the common, in the words of Linux; elsewhere nothing is known."""
     try:
         return frozenset(Path("/proc/cpuinfo").read_text().split())

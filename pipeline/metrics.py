@@ -18,6 +18,7 @@ import torch
 
 from model.trainer import Trainer
 from pipeline import peaks
+from pipeline.cards import flops_per_token
 
 _SETTLED = 10.0  # seconds of training after which a peak that must be measured is measured
 _WINDOW = 1.0  # seconds over which a speed is the mean
@@ -37,7 +38,7 @@ class Meter:
         self.dtype = trainer.model.compute_dtype
         self.devices = trainer.team.size
         model = trainer.model
-        self.flops = peaks.flops_per_token(model.config, model.vocab_size)
+        self.flops = flops_per_token(model.config, model.vocab_size)
         self.peak = peaks.known(self.device, self.dtype)
         self.started = self.marked = time.monotonic()
         self.first: int | None = None  # the step at the last mark

@@ -38,6 +38,7 @@ from model.parallel import Alone, Replicas
 from pipeline.errors import Interrupted
 from pipeline.machine import Machine, resolve_device, resolve_precision, torchrun
 from pipeline.recipe import Recipe
+from pipeline.redact import redacted
 
 ROOM = 0.7  # of a device's memory; weights and optimizer that take more are shared out
 _BYTES = 16  # a parameter: weight, gradient, two numbers of AdamW
@@ -131,7 +132,7 @@ class Crew:
             time.sleep(0.5)
             since, now = self.since, time.monotonic()
             if since is not None and min(now - since, now - gone) > _STUCK:
-                os.write(2, f"\nerror: {self.gone()}\n".encode())
+                os.write(2, f"\nerror: {redacted(self.gone())}\n".encode())
                 os._exit(1)
 
     def arrive(self) -> dist.Store:

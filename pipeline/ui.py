@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.errors import Interrupted
+from pipeline.redact import redacted
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -47,7 +48,7 @@ class Ui:
         self.unit: str | None = None  # what is counted; None: whatever is next
 
     def say(self, text: str) -> None:
-        print(text, file=self.out, flush=True)
+        print(redacted(text), file=self.out, flush=True)
 
     note = say
 
@@ -140,7 +141,7 @@ class LiveUi(Ui):
 
     def say(self, text: str) -> None:
         if self.live is not None:
-            self.live.console.print(text, markup=False, highlight=False)
+            self.live.console.print(redacted(text), markup=False, highlight=False)
         else:
             super().say(text)
 

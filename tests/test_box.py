@@ -164,3 +164,12 @@ def test_a_box_that_nobody_asked_for_takes_the_next_number(tmp_path, corpus, bef
     code, out = waited(start_box(tmp_path / "box", launch, attempt=0))
     assert code == 0, out
     assert launch.box(before + 1)["code"] == 0
+
+
+def test_a_box_that_comes_back_after_it_was_given_up_does_nothing(tmp_path, corpus):
+    launch = ordered(str(tmp_path / "store"), corpus)
+    launch.append("created", attempt=1, id="b1")
+    launch.append("left", attempt=1, why="somebody bids more")
+    code, out = waited(start_box(tmp_path / "box", launch))
+    assert code == 75 and "somebody bids more" in out
+    assert launch.box(1) == {}

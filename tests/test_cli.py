@@ -268,7 +268,7 @@ def test_launch_ps_shows_who_works_and_how_far(tmp_path):
         told = launch("ps", "--store", store.root)
         assert told.out.splitlines()[1].split()[:2] == ["prepare", beat.owner]
         assert told.out.splitlines()[1].endswith("4,096 B")
-        (work,) = json.loads(launch("ps", "--store", store.root, "--json").out)
+        (work,) = json.loads(launch("ps", "--store", store.root, "--json").out)["workers"]
         assert work["stage"] == "prepare" and work["progress"]["done"] == 4096
     assert launch("ps", "--store", store.root).out.startswith("nothing runs on")
 

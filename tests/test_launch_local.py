@@ -218,7 +218,7 @@ def test_a_launcher_that_was_killed_leaves_what_the_next_one_removes(client, ima
     process.kill()
     process.communicate()
     (name,) = ours(client, here)
-    (entry,) = [e for e in json.loads(launch("ps", "--json").out) if e["owner"] == name]
+    (entry,) = [e for e in json.loads(launch("ps", "--json").out)["workers"] if e["owner"] == name]
     assert (entry["state"], entry["where"], entry["stage"]) == ("running", "docker", "-")
     said = launch(*words(image, here, "echo other"))
     assert (said.code, said.out) == (0, "other\n") and ours(client, here) == [name]
@@ -387,7 +387,7 @@ def test_a_run_in_the_image_is_stopped_and_gone_on_with(client, project, here, c
     process = start(*given, program="launchers.cli")
     try:
         until(lambda: "train" in launch("ps").out, "training")
-        (work,) = json.loads(launch("ps", "--json").out)
+        (work,) = json.loads(launch("ps", "--json").out)["workers"]
         assert work["owner"].startswith(ours(client, here)[0]) and work["state"] == "running"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=WAIT)

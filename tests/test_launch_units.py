@@ -15,11 +15,12 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from commands import launch
 
-from launchers import cli as cli_module
+from launchers import ps as ps_module
 from launchers.local import attend as attend_module
 from launchers.local import command as local_module
 from launchers.local import containers as containers_module
 from launchers.local import image as images
+from launchers.local import verbs as verbs_module
 from launchers.local.container import GRACE
 from launchers.local.containers import Run, chosen, sweep, watched, watching
 from launchers.local.engine import TOOLKIT, EngineAway, connect, device_request, user
@@ -493,8 +494,8 @@ def test_ps_shows_a_container_once(monkeypatch):
         **{"stage": "train", "key": "ab12", "owner": "ignite-tiny-aa1-7-0a1b2c3d"},
     }
     seen = [run("ignite-tiny-aa1"), run("ignite-tiny-aa", "exited (75)", "s3://b/runs")]
-    monkeypatch.setattr(cli_module, "_containers", lambda: seen)
-    monkeypatch.setattr(cli_module, "working", lambda store: [claim])
+    monkeypatch.setattr(verbs_module, "there", lambda: seen)
+    monkeypatch.setattr(ps_module, "working", lambda store: [claim])
     works, idle = json.loads(launch("ps", "--json").out)
     assert works["stage"] == "train" and works.keys() == idle.keys()
     assert (idle["stage"], idle["owner"], idle["state"], idle["where"], idle["progress"]) == (
@@ -524,15 +525,15 @@ def test_only_what_nobody_watches_is_removed(monkeypatch):
 
 
 def test_pull_has_nothing_to_do_for_a_directory(monkeypatch):
-    monkeypatch.setattr(cli_module, "connect", lambda: None)
-    monkeypatch.setattr(cli_module, "runs", lambda client: [run("ignite-a")])
+    monkeypatch.setattr(verbs_module, "connect", lambda: None)
+    monkeypatch.setattr(verbs_module, "runs", lambda client: [run("ignite-a")])
     assert launch("pull").out == "all of ignite-a lies in /runs already\n"
 
 
 def test_pull_from_elsewhere_is_pipeline_pull(monkeypatch, finished, here):
-    monkeypatch.setattr(cli_module, "connect", lambda: None)
+    monkeypatch.setattr(verbs_module, "connect", lambda: None)
     place = f"file://{finished}"
-    monkeypatch.setattr(cli_module, "runs", lambda client: [run("ignite-a", store=place)])
+    monkeypatch.setattr(verbs_module, "runs", lambda client: [run("ignite-a", store=place)])
     said = launch("pull", "ignite")
     assert said.code == 0, said.err
     assert said.out.startswith("pulled 6 results") and (here / "artifacts" / "log").is_dir()

@@ -84,9 +84,9 @@ def test_a_device_is_asked_what_it_is(monkeypatch):
     assert resolve_precision("fp32", gpu) == torch.float32
     with pytest.raises(ValueError, match=re.escape("Tesla T4 only emulates bfloat16")):
         resolve_precision("bf16", gpu)
-    monkeypatch.setattr(machine, "_cpu_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"amx_bf16"}))
     assert resolve_precision("auto", torch.device("cpu")) == torch.bfloat16
-    monkeypatch.setattr(machine, "_cpu_flags", lambda: frozenset())
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset())
     assert resolve_precision("auto", torch.device("cpu")) == torch.float32
 
 

@@ -9,35 +9,12 @@ from torch import Tensor
 from model.config import SIZES, ModelConfig
 from model.gpt import GPT
 from model.loss import SLICE
-from pipeline import recipe
-from pipeline.fit import SPARE, choose, halves
+from pipeline import memory, recipe
+from pipeline.memory import CUDA, SPARE, block_bytes, choose, fixed_bytes, halves, token_bytes
 
 GIB = 1 << 30
-CUDA = 0.5 * GIB  # what CUDA itself takes of a card, roughly
 CARDS = (4, 8, 16, 24)
 DOCUMENT = Path(__file__).parents[1] / "docs" / "training.md"
-
-
-def block_bytes(shape: ModelConfig) -> int:
-    """What a block keeps of a token for the way back, in bfloat16 and without dropout."""
-    return 24 * shape.width + 4 * shape.feed_forward + 4 * shape.heads + 16
-
-
-def token_bytes(shape: ModelConfig, recompute: bool) -> int:
-    """What all blocks keep of a token. One of them is computed again at a time."""
-    if recompute:
-        blocks = 4 * shape.width * shape.layers + block_bytes(shape)
-    else:
-        blocks = block_bytes(shape) * shape.layers
-    return blocks + 6 * shape.width + 16
-
-
-def fixed_bytes(shape: ModelConfig, vocab: int, recompute: bool, card: int = 0) -> int:
-    """What does not grow with the micro-batch, on a card of so many GiB: see the document."""
-    logits = max(10 * SLICE * vocab, card * GIB // 32)
-    head = 6 * vocab * shape.width + logits
-    cast = 2 * shape.trunk_parameters() // (shape.layers if recompute else 1)
-    return 16 * shape.parameters(vocab) + cast + head
 
 
 def kept(shape: ModelConfig, batch: int, recompute: bool) -> int:
@@ -59,6 +36,10 @@ def kept(shape: ModelConfig, batch: int, recompute: bool) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model.loss(ids_BT, ids_BT)
     return sum(seen.values())
+
+
+def test_the_loss_holds_the_slice_that_is_counted():
+    assert memory.SLICE == SLICE
 
 
 @pytest.mark.parametrize(
@@ -91,7 +72,7 @@ def row(size: str) -> str:
 
         def fits(count: int, on: bool, card: int = card) -> bool:
             tokens = count * shape.context
-            needed = fixed_bytes(shape, vocab, on, card) + tokens * token_bytes(shape, on)
+            needed = fixed_bytes(shape, vocab, on, card * GIB) + tokens * token_bytes(shape, on)
             return needed <= (1 - SPARE) * card * GIB - CUDA
 
         count, on = choose(halves(batch), shape.context, "auto", fits)

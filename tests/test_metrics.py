@@ -18,6 +18,7 @@ from model.config import SIZES
 from model.gpt import GPT
 from model.parallel import Alone
 from pipeline import journal, metrics, peaks
+from pipeline.cards import flops_per_token, listed
 from pipeline.engine.remembered import remember
 from pipeline.errors import Interrupted
 from pipeline.journal import Journal, is_part, last_step
@@ -140,7 +141,7 @@ def test_a_number_is_what_json_can_say(value, shown):
     ],
 )
 def test_known_cards(name, precision, tera):
-    found = peaks.listed(name, precision)
+    found = listed(name, precision)
     assert found == peaks.Peak(tera * 1e12, measured=False)
 
 
@@ -168,12 +169,12 @@ def test_known_cards(name, precision, tera):
     ],
 )
 def test_a_card_with_another_name_is_another_card(name):
-    assert peaks.listed(name, "float32") is None
+    assert listed(name, "float32") is None
 
 
 @pytest.mark.parametrize("name", ["Tesla T4", "Tesla P100-PCIE-16GB"])
 def test_what_a_card_has_no_units_for_is_measured(name):
-    assert peaks.listed(name, "bfloat16") is None
+    assert listed(name, "bfloat16") is None
 
 
 def test_a_measured_peak_is_quick_and_measured_once():
@@ -194,7 +195,7 @@ def test_operations_of_a_token(size):
     used = sum(p.numel() for name, p in model.named_parameters() if name != "embedding.weight")
     used += vocab * config.width if config.tied else 0
     attention = 12 * config.layers * config.width * config.context
-    assert peaks.flops_per_token(config, vocab) == 6 * used + attention
+    assert flops_per_token(config, vocab) == 6 * used + attention
 
 
 # the meter
@@ -259,7 +260,7 @@ def test_a_peak_is_measured_when_a_run_lasts(clock):
         clock.now += 1.0
         meter.lap(step)
         assert meter.values()["tokens_per_second"] == 100
-    expected = 100 * peaks.flops_per_token(SIZES["tiny"], 1000) / 1e9
+    expected = 100 * flops_per_token(SIZES["tiny"], 1000) / 1e9
     assert meter.values()["mfu"] == pytest.approx(expected, rel=1e-3)
     assert meter.shown() == {"MFU": f"{expected:.1%} of a measured peak"}
 

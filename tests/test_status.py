@@ -135,7 +135,7 @@ def test_ps_says_the_same(engine):
     said = launch("ps", "--store", engine.store.root)
     assert said.out.splitlines()[1].split()[:3] == ["prepare", OWNER, "silent"]
     assert "silent since" in said.out and "taken over by the next `pipeline run`" in said.out
-    (work,) = json.loads(launch("ps", "--store", engine.store.root, "--json").out)
+    (work,) = json.loads(launch("ps", "--store", engine.store.root, "--json").out)["workers"]
     assert (work["stage"], work["state"], work["where"]) == ("prepare", "silent", "gpu-box, cuda:1")
 
 

@@ -9,9 +9,10 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -56,7 +57,7 @@ def program() -> str:
 
 def again() -> str:
     """The command that goes on with this one; a container is told what it is called outside."""
-    return os.environ.get("IGNITE_AGAIN") or redacted(shlex.join([program(), *sys.argv[1:]]))
+    return redacted(os.environ.get("IGNITE_AGAIN") or shlex.join([program(), *sys.argv[1:]]))
 
 
 def run_command(command: click.Group, name: str) -> None:
@@ -64,21 +65,38 @@ def run_command(command: click.Group, name: str) -> None:
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="replace")  # a terminal may not know what a model writes
     try:
-        command(prog_name=name, standalone_mode=True)
+        code = command(prog_name=name, standalone_mode=False)
+        raise SystemExit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.message = redacted(error.message)  # it may repeat what was typed
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except click.Abort:
+        click.echo("Aborted!", err=True)
+        raise SystemExit(1) from None
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        if os.environ.get("IGNITE_DEBUG"):
-            raise
         message = str(error)
+        if os.environ.get("IGNITE_DEBUG"):
+            _crash()
         if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(message):
             message = (
                 "not enough memory: take a smaller --micro-batch, --size or model.context "
                 f"({message.splitlines()[0] if message else 'MemoryError'})"
             )
         elif isinstance(error, RuntimeError):
-            raise  # a mistake of ours: whoever mends it needs to see where
-        click.echo(f"error: {message}", err=True)
+            _crash()
+        click.echo(f"error: {redacted(message)}", err=True)
         _give_up_on(sys.stdout)
         raise SystemExit(1) from None
+    except Exception:
+        _crash()
+
+
+def _crash() -> NoReturn:
+    """End with the whole story, for whoever mends it; what it was about may be a secret."""
+    click.echo(redacted(traceback.format_exc()), err=True, nl=False)
+    _give_up_on(sys.stdout)
+    raise SystemExit(1) from None
 
 
 def _give_up_on(stream: TextIO | None) -> None:

@@ -91,6 +91,11 @@ def pull(place: str, store: str, dry_run: bool, as_json: bool) -> None:
     pipeline pull s3://bucket/runs
     pipeline pull sftp://host/runs --store /data/artifacts
     """
+    fetch(place, store, dry_run, as_json)
+
+
+def fetch(place: str, store: str, dry_run: bool = False, as_json: bool = False) -> None:
+    """What ``pipeline pull`` does, for other programs."""
     source, target = open_guest(place, "PLACE"), open_store(store)
     _transfer("pull", source, target if dry_run else trust(target), dry_run, as_json)
 

@@ -32,6 +32,7 @@ from typing import Any
 from pipeline.engine.log import Entry
 from pipeline.errors import StoreAway, StoreError
 from pipeline.hashing import canonical
+from pipeline.redact import redacted
 from pipeline.store.store import Store
 
 try:
@@ -119,7 +120,7 @@ def ask_to_stop(store: Store, owner: str, why: str) -> None:
     flag = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "by": f"{_user()}@{platform.node() or 'host'}",
-        "why": why,
+        "why": redacted(why),
     }
     store.replace(_flag(owner), canonical(flag))
 

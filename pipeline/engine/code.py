@@ -19,8 +19,8 @@ PACKAGES = ("model", "pipeline", "launchers")
 # what carries or shows results and has no say in them
 ROOMS = ("pipeline.cli", "pipeline.engine", "pipeline.report", "pipeline.store")
 BESIDE = (
-    *("compiling", "errors", "fit", "hardware", "hashing", "journal", "machine", "memo", "metrics"),
-    *("peaks", "preflight", "recipe", "redact", "stage", "team", "ui"),
+    *("cards", "compiling", "errors", "fit", "hardware", "hashing", "journal", "machine", "memo"),
+    *("memory", "metrics", "peaks", "preflight", "recipe", "redact", "stage", "team", "ui"),
 )
 _FORMAT = 1  # of what is remembered of a file
 # some Pythons 3.11 count how deep they are in a tree once for all threads, and raise SystemError

@@ -33,6 +33,7 @@ from typing import Any
 
 from pipeline.errors import Lost, StoreError
 from pipeline.hashing import canonical
+from pipeline.redact import redacted
 from pipeline.store.store import Store
 
 KEEP = 2
@@ -184,7 +185,8 @@ class Claim:
 
         After a StoreError the entry may be there or not; the next call finds out.
         """
-        body = {"kind": kind, "by": self.owner, **stamp(), **body}
+        words = {name: redacted(body[name]) for name in ("why", "because") if name in body}
+        body = {"kind": kind, "by": self.owner, **stamp(), **body, **words}
         while not self._create(canonical(body)):
             if self.store.read(entry_name(self.key, self.next)) not in self._unsettled:
                 raise Lost(f"{self.key[:12]}: position {self.next} was taken by another process")

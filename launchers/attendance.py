@@ -1,0 +1,122 @@
+"""Stay with a launch until it is over: show what its boxes print, and pass on that it is to stop.
+
+Nothing depends on this process. If it is killed, or its network goes, the box goes on and ends by
+itself; what needs somebody here is only that a box which is lost is replaced. The first Ctrl-C asks
+the box to save all and end, a second one leaves without waiting.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from launchers.history import FINISHED, STOPPED, history
+from launchers.judging import Pace
+from launchers.launches import Launch
+from launchers.lifecycle import Keeper
+from launchers.target import Target
+from pipeline.cli.process import EXIT_INTERRUPTED, TWICE
+from pipeline.errors import StoreAway
+
+_EXIT = {FINISHED: 0, STOPPED: EXIT_INTERRUPTED}
+_LEFT = 128 + signal.SIGINT
+
+
+class Output:
+    """What the boxes of a launch print, shown here line by line, each byte once."""
+
+    def __init__(self, launch: Launch, write: Callable[[bytes], None]) -> None:
+        self.launch, self.write = launch, write
+        self.attempt, self.piece, self.shown = 0, 0, 0
+
+    def show(self, attempt: int) -> None:
+        """Show what is new of an attempt; of an earlier one nothing more."""
+        if attempt != self.attempt:
+            self.attempt, self.piece, self.shown = attempt, 0, 0
+        while (data := self.launch.printed(attempt, self.piece)) is not None:
+            self.write(data[self.shown :])
+            self.shown = len(data)
+            if self.launch.printed(attempt, self.piece + 1) is None:
+                return
+            self.piece, self.shown = self.piece + 1, 0
+
+
+class Leave(Exception):
+    """The person here does not want to wait."""
+
+
+class Attendance:
+    """One keeper in the foreground; a context manager that takes Ctrl-C and SIGTERM."""
+
+    def __init__(self, launch: Launch, target: Target, pace: Pace | None = None) -> None:
+        self.launch, self.keeper = launch, Keeper(launch, target, _say, pace)
+        self.output = Output(launch, _write)
+        self.asked, self._first, self._passed_on = 0, 0.0, False
+
+    def __enter__(self) -> "Attendance":
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: Any) -> None:
+        if not self.asked:
+            self.asked, self._first = 1, time.monotonic()
+            os.write(2, b"\nstopping as soon as all is saved (Ctrl-C again: leave it alone)\n")
+        elif number == signal.SIGINT and time.monotonic() - self._first > TWICE:
+            self.asked = 2
+
+    def run(self) -> int:
+        """Until it is over and nothing bills; the exit code."""
+        try:
+            return _EXIT.get(self.keeper.run(self._pause), 1)
+        except Leave:
+            name = self.launch.name
+            click.echo(
+                f"{name} goes on without being watched, within its limits.\n"
+                f"  see to it again: launch watch {name}\n  end it: launch stop {name}",
+                err=True,
+            )
+            return _LEFT
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                self._look()
+            except StoreAway as error:
+                self.keeper.once(f"the store cannot be asked, trying again: {error}")
+            if (left := until - time.monotonic()) <= 0:
+                return
+            asked = self.asked
+            while self.asked == asked and (left := until - time.monotonic()) > 0:
+                time.sleep(min(left, 0.1))
+
+    def _look(self) -> None:
+        if self.asked > 1:
+            raise Leave
+        if self.asked and not self._passed_on:
+            self.launch.stop("Ctrl-C where it is watched")
+            self._passed_on = True
+        if (attempts := history(self.launch.events()).attempts) and attempts[-1].id:
+            self.output.show(attempts[-1].number)
+
+
+def _say(line: str) -> None:
+    click.echo(f"launch: {line}", err=True)
+
+
+def _write(data: bytes) -> None:
+    click.echo(data.decode("utf-8", "replace"), nl=False)
+
+
+def attended(launch: Launch, target: Target, pace: Pace | None = None) -> int:
+    """See to it in the foreground; the exit code."""
+    with Attendance(launch, target, pace) as attendance:
+        return attendance.run()

@@ -1,0 +1,97 @@
+"""What there is of launches and of boxes, and what each costs: for `launch ps` and `launch reap`.
+
+A box bills for nothing if no run of this store lives on it: it belongs to an attempt that is no
+longer in force, or to no launch that this store knows, or it has been silent for longer than a box
+may be. One look must decide, so here, and only here, the age of a box's last word is taken by two
+clocks that may differ; a few minutes do not matter to a person who looks.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from launchers.history import History, history
+from launchers.judging import Pace
+from launchers.launches import Launch, Order, launches
+from launchers.target import Box
+from pipeline.store.store import Store
+from pipeline.ui import age
+
+
+@dataclass(frozen=True)
+class Known:
+    """A launch of this store, with what it says of itself."""
+
+    launch: Launch
+    order: Order
+    told: History
+    word: dict[str, Any]  # the last of the attempt in force; empty if it said none
+
+    @classmethod
+    def of(cls, launch: Launch) -> "Known":
+        told = history(launch.events())
+        current = told.current
+        word = launch.box(current.number) if current is not None else {}
+        return cls(launch, launch.order(), told, word)
+
+    def entry(self, boxes: list[Box], now: float) -> dict[str, Any]:
+        """As JSON values, with its boxes."""
+        attempt = self.told.attempts[-1] if self.told.attempts else None
+        over = self.told.over
+        return {
+            "launch": self.launch.name,
+            "target": self.order.target,
+            "state": over.body["outcome"] if over else self.word.get("state", "starting"),
+            "attempts": len(self.told.attempts),
+            "on": attempt.offer.get("gpu", "") if attempt else "",
+            "spent": round(self.told.cost(now), 4),
+            "per_hour": sum(box.per_hour for box in boxes),
+            "watched": self.launch.watched(),
+            "to_stop": self.launch.stopping() if not over else None,
+            "boxes": [box_entry(box, self.lives_on(box, now)) for box in boxes],
+        }
+
+    def lives_on(self, box: Box, now: float) -> bool:
+        """Does the run live on that box, or is it about to?"""
+        current, pace = self.told.current, Pace()
+        if current is None or box.attempt != current.number or current.id not in (None, box.id):
+            return False
+        if box.state in ("stopped", "ended") or box.hopeless or self.word.get("state") == "ended":
+            return False
+        if not self.word:
+            return now - current.begun < pace.boot
+        try:
+            return age(self.word["at"]) < pace.silent
+        except (KeyError, ValueError, TypeError):
+            return False
+
+
+def box_entry(box: Box, lives: bool) -> dict[str, Any]:
+    """A box as JSON values."""
+    names = ("id", "label", "state", "gpu", "per_hour", "machine", "since", "why")
+    return {**{name: getattr(box, name) for name in names}, "live": lives}
+
+
+def known(store: Store) -> list[Known]:
+    """All launches that this version can read, the oldest first."""
+    found = []
+    for launch in launches(store):
+        try:
+            found.append(Known.of(launch))
+        except ValueError:
+            continue
+    return sorted(found, key=lambda each: each.order.at)
+
+
+def sorted_out(
+    launches_: Iterable[Known], boxes: Iterable[Box], now: float | None = None
+) -> tuple[list[Box], list[Box]]:
+    """(boxes on which a run of these launches lives, those that bill for nothing)."""
+    at = time.time() if now is None else now
+    by_name = {each.launch.name: each for each in launches_}
+    live, idle = [], []
+    for box in boxes:
+        owner = by_name.get(box.launch)
+        (live if owner is not None and owner.lives_on(box, at) else idle).append(box)
+    return live, idle

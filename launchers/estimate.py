@@ -1,0 +1,232 @@
+"""How long a recipe takes on a card, whether it fits, and what it sends: arithmetic, before a run.
+
+Time is the recipe's tokens times the operations of one (cards.py), over the card's stated peak
+times the share of it that training reaches, the MFU. That share was measured on one kind of card,
+an H100, and is an assumption for all others; each estimate says on which of the two it rests. The
+vocabulary is taken at its ceiling. docs/launch.md has the sources of every number here.
+
+Not counted: looks at the validation split (a twentieth for tiny, nothing for large), the pause of a
+checkpoint, clocks that fall in a hot case. Muon is counted as AdamW. Cost: no torch, no network.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.cards import Card, find, flops_per_token
+from pipeline.machine import choose_precision
+from pipeline.memory import CUDA, SPARE, choose, fixed_bytes, halves, mask_bytes, token_bytes
+from pipeline.recipe import Recipe
+
+GIB, GB, HOUR = 1 << 30, 1e9, 3600.0
+EVERY = 60.0  # seconds between checkpoints, as `pipeline run` does if it is told nothing
+
+_TYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+# of the stated peak, at 768 wide and more: bench/results/gpu-training.json, 407 and 414 of 989
+_MEASURED = {"H100 SXM": 0.41}
+_WIDTHS = (256, 768, 1024)  # that were measured there
+# assumed of the others. An H200 has the H100's chip; other trainers reach 0.39 to 0.56 on an A100
+# and 0.85 on an RTX 4070; a T4 and an L4 get 70 W, which do not feed their peaks for long
+_ASSUMED = {"H200": 0.41, "A100 SXM4": 0.45, "A100 PCIE": 0.45, "Tesla T4": 0.2, "L4": 0.2}
+_GEFORCE, _ELSE = 0.4, 0.3
+# narrower models keep a card less busy; of an H100 small reached 0.0375 (bench/results/gpu.json)
+_WIDE, _NARROWING = 768, 2.2
+_TEAM = 0.9  # of several cards' speeds together; assumed: no two have been tried
+_RECOMPUTING = 4 / 3  # the work of a step with activation checkpointing
+
+# operations a second of a CPU's core at 256 wide: bench/results/train_cpu.json, an EPYC's two
+_CORE = {"bf16": 110e9, "fp32": 64e9}
+_CORE_WIDE, _CORE_NARROWING = 256, 0.85  # tiny reached 61e9 in bf16: bench/results/tiny.json
+
+# the other stages: bench/results/stdlib.json, two cores
+_STARTS = 20.0  # seconds that six stages take to begin
+_TEXT = 2e6  # bytes of text a second, through prepare, tokenizer and encode
+_BYTES_A_TOKEN = 2.5
+
+_UPLOAD = 25e6  # bytes a second from a rented machine; assumed
+_INSTALLED = 3e9  # bytes of packages or image that a new machine fetches
+_ROOM = 15e9  # bytes of disk for them and what they unpack to
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes on one machine; ``training`` is None if it does not fit there."""
+
+    fits: str  # yes, recomputing (with activation checkpointing), no, or not computed
+    micro_batch: int  # sequences at once on each GPU; 0 if not computed, or none fits
+    tokens_per_second: float
+    training: float | None  # seconds
+    others: float  # seconds of the other stages
+    basis: str  # in words: what the speed rests on
+    measured: bool  # was it measured on such a card with such a model, or else assumed?
+
+    @property
+    def hours(self) -> float | None:
+        return None if self.training is None else (self.training + self.others) / HOUR
+
+
+def hours(
+    recipe: Recipe,
+    gpu: str,
+    gpus: int = 1,
+    memory: float | None = None,
+    corpus: int | None = None,
+) -> float | None:
+    """Hours of the whole run, without setting the machine up; None: unknown card, or no room.
+
+    ``gpu`` is as Vast.ai or nvidia-smi name it, ``memory`` the GiB of each if told.
+    """
+    found = on_gpu(recipe, gpu, gpus, memory=memory, corpus=corpus)
+    return found.hours if found else None
+
+
+def on_gpu(
+    recipe: Recipe,
+    gpu: str,
+    gpus: int = 1,
+    *,
+    memory: float | None = None,
+    corpus: int | None = None,
+) -> Estimate | None:
+    """On so many cards of one kind; None if nothing is known of them. ``corpus``: its bytes."""
+    card = find(gpu)
+    if card is None:
+        return None
+    precision = choose_precision("auto", "cuda", card.capability)
+    peak = card.peak(_TYPES[precision])
+    assert peak is not None, card
+    micro_batch, recompute = _room(recipe, precision, memory or card.memory, gpus)
+    share, measured = _share(card, recipe.model.width)
+    reached = share * peak.flops * (gpus * _TEAM if gpus > 1 else 1)
+    measured = measured and gpus == 1 and not recompute
+    basis = f"{100 * share:.2g} % of {peak.flops / 1e12:g} TFLOP/s in {precision}"
+    return _estimate(
+        recipe,
+        corpus,
+        reached / (_RECOMPUTING if recompute else 1),
+        fits="recomputing" if recompute else "yes" if micro_batch else "no",
+        micro_batch=micro_batch,
+        basis=f"{basis}, {'measured' if measured else 'assumed'}",
+        measured=measured,
+    )
+
+
+def on_cpu(recipe: Recipe, cores: int, precision: str, corpus: int | None = None) -> Estimate:
+    """On so many cores, if they are as fast as those that were measured."""
+    narrow = min(1.0, recipe.model.width / _CORE_WIDE) ** _CORE_NARROWING
+    core = _CORE[precision] * narrow
+    return _estimate(
+        recipe,
+        corpus,
+        cores * core,
+        fits="not computed",
+        micro_batch=0,
+        basis=f"{core / 1e9:.0f} GFLOP/s a core in {precision}, as on an EPYC",
+        measured=False,
+    )
+
+
+def _share(card: Card, width: int) -> tuple[float, bool]:
+    """The share of its peak that a card reaches, and whether that was measured."""
+    assumed = _GEFORCE if card.name.startswith("RTX") else _ELSE
+    wide = _MEASURED.get(card.name) or _ASSUMED.get(card.name, assumed)
+    share = wide * min(1.0, width / _WIDE) ** _NARROWING
+    return share, card.name in _MEASURED and width in _WIDTHS
+
+
+def _room(recipe: Recipe, precision: str, memory: float, gpus: int) -> tuple[int, bool]:
+    """The micro-batch that fit.py should find in so many GiB, and whether it recomputes."""
+    shape, vocab = recipe.model, recipe.tokenizer.vocab_size
+    whole = memory * GIB
+    mean = 4 * shape.parameters(vocab) if recipe.train.ema else 0
+    wider = 2 if precision == "fp32" else 1  # no more than so much: some of it is float32 anyway
+
+    def fits(count: int, recompute: bool) -> bool:
+        token = wider * (token_bytes(shape, recompute) + mask_bytes(shape))
+        fixed = fixed_bytes(shape, vocab, recompute, whole) + mean
+        return fixed + count * shape.context * token <= (1 - SPARE) * whole - CUDA
+
+    return choose(halves(-(-recipe.train.batch // gpus)), shape.context, "auto", fits)
+
+
+def _estimate(recipe: Recipe, corpus: int | None, reached: float, **told) -> Estimate:
+    """For a machine that does ``reached`` operations a second in training."""
+    speed = reached / flops_per_token(recipe.model, recipe.tokenizer.vocab_size)
+    others = _STARTS
+    if corpus is not None:
+        # three forward passes over the validation split: as much as training on it once
+        validation = recipe.data.validation * corpus / _BYTES_A_TOKEN
+        others += corpus / _TEXT + validation / speed
+    training = None if told["fits"] == "no" else tokens(recipe) / speed
+    return Estimate(tokens_per_second=speed, training=training, others=others, **told)
+
+
+def tokens(recipe: Recipe) -> int:
+    """That are trained on, each as often as it is read."""
+    return recipe.train.steps * recipe.train.batch * recipe.model.context
+
+
+def passes(recipe: Recipe, corpus: int) -> float:
+    """How often a text of so many bytes is read."""
+    return tokens(recipe) * _BYTES_A_TOKEN / ((1 - recipe.data.validation) * corpus)
+
+
+def operations(recipe: Recipe) -> float:
+    return float(tokens(recipe) * flops_per_token(recipe.model, recipe.tokenizer.vocab_size))
+
+
+# what is sent, and what the disk holds
+
+
+def weights_bytes(recipe: Recipe) -> int:
+    return 4 * recipe.model.parameters(recipe.tokenizer.vocab_size)
+
+
+def state_bytes(recipe: Recipe) -> int:
+    """Of a checkpoint's state: weights, optimizer, running mean; the best weights lie beside it."""
+    shape = recipe.model
+    matrices = shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.feed_forward)
+    spared = 4 * matrices if recipe.train.optimizer == "muon" else 0
+    return weights_bytes(recipe) * (4 if recipe.train.ema else 3) - spared
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes between the machines of a run and its store. ``gap``: seconds between checkpoints."""
+
+    up: float
+    down: float
+    gap: float
+
+
+def traffic(
+    recipe: Recipe, training: float, sessions: int = 1, every: float = EVERY, corpus: int = 0
+) -> Traffic:
+    """What ``training`` seconds send and fetch, packages and text included.
+
+    A network that is slower than checkpoints are written lets fewer of them arrive.
+    """
+    state, best = state_bytes(recipe), weights_bytes(recipe)
+    gap = max(every, state / _UPLOAD)
+    arriving = training / gap + sessions - 1
+    looks = recipe.train.steps / recipe.train.eval_every
+    text = corpus * (1 + 2 / _BYTES_A_TOKEN)  # and its tokens
+    up = arriving * state + (min(looks, arriving) + 2) * best + text
+    return Traffic(up, sessions * (_INSTALLED + corpus) + (sessions - 1) * (state + best), gap)
+
+
+def disk(recipe: Recipe, corpus: int = 0) -> float:
+    """Bytes that a run wants of a machine's disk: two checkpoints kept, and two on their way."""
+    return _ROOM + 4 * (state_bytes(recipe) + weights_bytes(recipe)) + 3 * corpus
+
+
+def corpus_bytes(source: str) -> int | None:
+    """Of the text that ``--data`` names, as it lies on the disk; None where only a visit tells."""
+    known = {"tinyshakespeare": 1_115_394, "python-stdlib": 12_000_000}
+    if source in known:
+        return known[source]
+    path = Path(source.removeprefix("file://")).expanduser()
+    if path.is_file():
+        return path.stat().st_size
+    if path.is_dir():
+        return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+    return None

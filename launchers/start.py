@@ -1,0 +1,160 @@
+"""From a yes to a launch that is seen through: prepare, order, attend, fetch, sum up."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from launchers import orders
+from launchers.attendance import attended
+from launchers.bundle import Bundle
+from launchers.census import known
+from launchers.credentials import box_secrets
+from launchers.history import history
+from launchers.launches import Launch, Order
+from launchers.target import Target
+from launchers.targets import Secrets
+from pipeline.cli import show, stores
+from pipeline.cli.options import make_engine
+from pipeline.engine.engine import Engine
+from pipeline.machine import Machine, duration
+from pipeline.recipe import Recipe
+
+
+def launch_options(command: Callable) -> Callable:
+    """Options that all targets share which start something from here."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON."),
+        click.option("-n", "--dry-run", is_flag=True, help="Show every request; send none."),
+        click.option("-d", "--detach", is_flag=True, help="Return when a machine is asked for."),
+        click.option("-y", "--yes", is_flag=True, help="Do not ask before anything is started."),
+        click.option(
+            "--deadline", metavar="DURATION", help="All must be over so long from now: 12h, 90m."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def credential_options(command: Callable) -> Callable:
+    """Options that say what a rented machine is given to open the store."""
+    for option in (
+        click.option(
+            "--my-credentials",
+            is_flag=True,
+            help="Let the machine have the keys that you use here; its owner can read them.",
+        ),
+        click.option(
+            "--credentials",
+            type=click.Path(path_type=Path),
+            help="File of NAME=VALUE lines: keys for this store alone, for the machine.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def secrets_of(store: str, file: Path | None, mine: bool) -> Secrets:
+    """What makes the variables for each box. Raises ValueError if it could not, before any is."""
+
+    def secrets(seconds: float | None) -> Mapping[str, str]:
+        return box_secrets(store, seconds, file, mine=mine).values
+
+    secrets(None)
+    return secrets
+
+
+def estimator(recipe: Recipe) -> Callable[[str, int], float | None]:
+    """Hours that a recipe takes on so many GPUs of a name."""
+    from launchers.estimate import corpus_bytes, hours
+
+    length = corpus_bytes(recipe.data.source)
+    return lambda gpu, gpus: hours(recipe, gpu, gpus, corpus=length)
+
+
+def seconds_of(deadline: str | None) -> float | None:
+    """Raises UsageError for what is no duration."""
+    if deadline is None:
+        return None
+    try:
+        return duration(deadline)
+    except ValueError as error:
+        raise click.UsageError(f"--deadline: {error}") from error
+
+
+def open_one(engine: Engine, target: str) -> Launch | None:
+    """A launch of the same recipe on the same target that is not over: the same command again."""
+    tree = engine.recipe.tree()
+    for each in known(engine.store):
+        if each.told.over is None and each.order.target == target:
+            theirs = {**each.order.recipe, "data": {**each.order.recipe["data"], "source": ""}}
+            if theirs == {**tree, "data": {**tree["data"], "source": ""}}:
+                return each.launch
+    return None
+
+
+def begin(engine: Engine, machine: Machine, order: Order, packed: Bundle) -> Launch:
+    """Bring a text of this machine into the store, and place the order."""
+    if orders.is_here(engine.recipe.data.source):
+        orders.prepare(engine, machine)
+    return orders.place(engine, order, packed)
+
+
+def see_through(launch: Launch, target: Target, detach: bool) -> int:
+    """Attend it; what is finished is fetched and summed up. The exit code."""
+    click.echo(f"launch: {launch.name} on {launch.store.place}", err=True)
+    if detach:
+        return _detached(launch, target)
+    code = attended(launch, target)
+    if code == 0:
+        finish(launch)
+    elif code == 75:
+        click.echo("launch: stopped; the same command goes on", err=True)
+    return code
+
+
+def _detached(launch: Launch, target: Target) -> int:
+    """Until a box is there, or it is over."""
+    from launchers.lifecycle import Keeper
+
+    keeper = Keeper(launch, target, lambda line: click.echo(f"launch: {line}", err=True))
+    while True:
+        outcome, told = keeper.step(), history(launch.events())
+        if outcome is not None:
+            return int(outcome != "finished")
+        if told.current is not None and told.current.id is not None:
+            break
+        time.sleep(keeper.pace.look)
+    name, store = launch.name, launch.store.place
+    click.echo(
+        f"{name} is on its way; nobody replaces a machine that is lost until you watch it\n"
+        f"  watch: launch watch {name} --store {store}\n"
+        f"  stop:  launch stop {name} --store {store}"
+    )
+    return 0
+
+
+def finish(launch: Launch) -> None:
+    """Fetch what was made, and say what it is and what it has cost."""
+    from pipeline import recipe
+
+    place = launch.store.place
+    if launch.store.remote is not None:
+        stores.fetch(place, "artifacts")
+        place = "artifacts"
+    tree = launch.order().recipe
+    engine = make_engine(None, None, None, None, (), place, ())
+    engine.recipe = recipe.from_tree(tree)
+    click.echo(show.status_text(show.status(engine, engine.plan())))
+    told = history(launch.events())
+    cost = told.cost(time.time())
+    spent = f", ${cost:.2f} by the hour (traffic comes on top)" if cost else ""
+    click.echo(f"{launch.name}: {len(told.attempts)} machines{spent}; all is in {place}")
+
+
+def show_plan(told: dict[str, Any], as_json: bool) -> None:
+    """What --dry-run prints."""
+    click.echo(json.dumps(told, indent=None if as_json else 2))
