@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from launchers import asking
 from launchers.estimate import GB, corpus_bytes, operations, passes, state_bytes, tokens
 from launchers.plan import GPUS, Offers, Row, places, survey
 from launchers.target import Away, Refused
@@ -215,3 +216,6 @@ def _print(recipe: Recipe, rows: list[Row], notes: list[str], as_json: bool) -> 
     needs = [(name, NEEDS[name]) for name in dict.fromkeys(row.target for row in rows)]
     click.echo(table(("target", "needs"), needs))
     click.echo("\n" + "\n".join(f"* {note}" for note in notes))
+
+
+plan = command(asking.offers, asking.quota)
