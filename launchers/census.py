@@ -18,6 +18,8 @@ from launchers.target import Box
 from pipeline.store.store import Store
 from pipeline.ui import age
 
+_FORGIVEN = 7 * 24 * 3600.0  # seconds
+
 
 @dataclass(frozen=True)
 class Known:
@@ -82,6 +84,13 @@ def known(store: Store) -> list[Known]:
         except ValueError:
             continue
     return sorted(found, key=lambda each: each.order.at)
+
+
+def blamed(launches_: Iterable[Known], target: str, now: float) -> set[str]:
+    """Machines of a target that have failed a launch within a week: hosts are mended, too."""
+    recent = (each for each in launches_ if each.order.target == target)
+    recent = (each for each in recent if now - each.order.at < _FORGIVEN)
+    return set().union(*(each.told.avoid for each in recent))
 
 
 def sorted_out(

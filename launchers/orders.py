@@ -52,12 +52,6 @@ def _word(name: str, value: Any) -> tuple[str, str]:
     return f"--{name.replace('_', '-')}", "auto" if auto else str(value)
 
 
-def often(engine: Engine) -> str:
-    """How often to save where nobody has said it: a checkpoint of a large model takes minutes to
-    send, and somebody pays for each gigabyte."""
-    return "60s" if engine.recipe.size in ("tiny", "small") else "10m"
-
-
 def new_order(
     engine: Engine,
     target: str,

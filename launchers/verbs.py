@@ -145,19 +145,21 @@ def watch(run: str, store: str, credentials: Path | None, my_credentials: bool) 
 @click.command()
 @run_argument
 @store_option
-@click.pass_context
-def pull(context: click.Context, run: str | None, store: str) -> None:
+def pull(run: str | None, store: str) -> None:
     """Fetch the results and newest checkpoints of RUN into ./artifacts, as `pipeline pull` does.
 
     RUN is a container or a launch of `launch ps`, or how its name begins; without it, the only one
     that runs. One that works on a directory of this machine has nothing that is not there.
     """
     launch = _found(run, store)
-    place = containers.place_of(run) if launch is None else _brought(launch)
+    if launch is None:
+        name, place = containers.name_and_place(run)
+    else:
+        name, place = launch.name, _brought(launch)
     if "://" not in place:
-        click.echo(f"all of it lies in {place}")
+        click.echo(f"all of {name} lies in {place} already")
         return
-    context.invoke(stores.pull, place=place, store="artifacts", dry_run=False, as_json=False)
+    stores.fetch(place, "artifacts")
 
 
 def _brought(launch: Launch) -> str:
