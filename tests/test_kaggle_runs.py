@@ -31,9 +31,7 @@ def launched(engine):
     """A launch of this recipe, with the real bundle."""
     packed = bundle.make()
     options = {"floors": {"disk": 0.0, "store": 0.0}}
-    order = Order(
-        NAME, "kaggle", engine.recipe.tree(), [*MACHINE, *machine], packed.digest, options
-    )
+    order = Order(NAME, "kaggle", engine.recipe.tree(), MACHINE, packed.digest, options)
     bundle.send(packed, engine.store)
     launch = Launch(engine.store, NAME)
     launch.place(order)
@@ -90,9 +88,7 @@ def expected(tmp_path_factory, corpus):
     return digests(engine)
 
 
-def test_with_a_store_elsewhere_its_secrets_are_found(
-    fake, tmp_path, corpus, expected, monkeypatch
-):
+def test_with_a_store_elsewhere(fake, tmp_path, corpus, expected, monkeypatch):
     with s3_server() as url:
         make_bucket(url, "runs")
         for name, value in s3_environment(url).items():
