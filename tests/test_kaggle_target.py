@@ -311,7 +311,7 @@ def test_a_data_set_that_is_not_mounted_yet_ends_the_session_at_once(fake, train
     fake.stale_mounts = True
     session = session_after(fake, target, replace(errand, attempt=2))
     word = Launch(trained, NAME).box(2)
-    assert session.state == "ERROR" and word["code"] == 1 and "(74)" in word["why"]
+    assert session.state == "ERROR" and word["code"] == 74 and "cannot be used" in word["why"]
     assert "is not mounted under" in session.log and "aaaa" not in session.log
     assert steps(trained) == [7, 17]
 
