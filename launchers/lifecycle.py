@@ -237,7 +237,7 @@ class Keeper:
             self._leave(number, why, None if seen.state == "stopped" else seen.machine)
         else:
             self.judge.forget("unseen", number)
-            self._stop(told, number, word)
+            self._stop(told, number, seen, word)
 
     def _last_word(self, number: int, seen: Box) -> dict[str, Any] | None:
         """How it ended; what lies with the service alone may tell. None: not yet known."""
@@ -251,12 +251,14 @@ class Keeper:
             return word
         return {"state": "ended", "code": WORDLESS, "why": seen.why or "it ended without a word"}
 
-    def _stop(self, told: History, number: int, word: dict[str, Any]) -> None:
+    def _stop(self, told: History, number: int, seen: Box, word: dict[str, Any]) -> None:
         """Ask the box to stop when a limit is reached, and do not wait for ever."""
         why = self.launch.stopping()
         if why is None and (why := self._reached(told)):
             self.launch.stop(why)
-        if why is not None:
+        if why is not None and seen.mute:
+            self.once(f"attempt {number}: cannot be reached, and ends by itself: {seen.why}")
+        elif why is not None:
             self.once(f"attempt {number}: to stop, as soon as all is saved: {why}")
             if not word or self.judge.lasted("leaving", number) > self.pace.leaving:
                 self._leave(number, f"given up: {why}", code=EXIT_INTERRUPTED)
