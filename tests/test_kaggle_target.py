@@ -12,10 +12,13 @@ from kaggle_bundles import stand_in
 from pipelines import SETTINGS, toy_engine
 from test_transfer import begin, checkpoint
 
+from launchers.history import history
+from launchers.judging import Pace
 from launchers.kaggle import pack
 from launchers.kaggle.client import Client
 from launchers.kaggle.target import Kaggle
 from launchers.launches import Launch, Order
+from launchers.lifecycle import Keeper
 from launchers.target import Away, Errand, Refused, Spoiled
 from pipeline import recipe
 from pipeline.engine import log
@@ -49,6 +52,16 @@ for key in log.keys(store):
 launch.print(errand["attempt"], 0, b"hello\\n")
 """
 ENDS = WORKS + 'launch.tell(errand["attempt"], state="ended", code=75)\nsys.exit(75)\n'
+# three sessions of which the last one finishes
+PATIENT = (
+    WORKS
+    + """
+time.sleep(0.3)
+code = 75 if errand["attempt"] < 3 else 0
+launch.tell(errand["attempt"], state="ended", code=code)
+sys.exit(code)
+"""
+)
 HANGS = WORKS + 'print("hangs", flush=True)\ntime.sleep(60)\n'
 
 
@@ -73,7 +86,8 @@ def launched(store, bootstrap, name=NAME, place="", **options):
     """A launch with an order; and the errand of its first attempt."""
     packed = stand_in(bootstrap)
     tree = recipe.load("tiny", settings=SETTINGS).tree()
-    Launch(store, name).place(Order(name, "kaggle", tree, [], packed.digest))
+    options = {"store": place}
+    Launch(store, name).place(Order(name, "kaggle", tree, [], packed.digest, options))
     store.create(f"bundle/{packed.digest}", packed.data)
     return Errand(name, 1, place, packed.digest, None)
 
@@ -403,3 +417,30 @@ def test_the_keys_of_a_real_run_are_those_of_its_recipe(finished, corpus):
     assert len(keys) == 6
     other = toy_engine(finished, corpus, "train.lr=9e-4")
     assert len(pack.keys(engine.store, other.recipe)) == 5  # all but train
+
+
+def test_a_keeper_waits_for_a_session_that_cannot_speak_and_pushes_until_it_is_done(fake, trained):
+    """Two sessions that are cut off and one that ends; none has a word for us while it runs."""
+    launched(trained, PATIENT)
+    said, hasty = [], Pace(look=0.02, settle=5, boot=0.05, silent=0.05, leaving=0.05, dry=0.02)
+    launch = Launch(trained, NAME)
+    assert Keeper(launch, kaggle(trained), said.append, hasty).run() == "finished"
+    assert [(each.number, each.code) for each in history(launch.events()).attempts] == [
+        (1, 75),
+        (2, 75),
+        (3, 0),
+    ]
+    assert steps(trained) == [27, 37], said
+
+
+def test_a_session_that_cannot_be_stopped_is_waited_for(fake, trained):
+    launched(trained, PATIENT)
+    launch = Launch(trained, NAME)
+    hasty = Pace(look=0.02, settle=5, boot=0.05, silent=0.05, leaving=0.05, dry=0.02)
+    said = []
+    keeper = Keeper(launch, kaggle(trained), said.append, hasty)
+    keeper.step()
+    launch.stop("enough")
+    assert keeper.run() == "stopped"
+    assert any("cannot be reached, and ends by itself" in line for line in said), said
+    assert steps(trained) == [7, 17], "what it has made is here"
