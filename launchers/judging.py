@@ -69,6 +69,8 @@ class Judge:
             self.forget("away", number)
         elif self.lasted("away", number) > self.pace.away:
             return f"it is offline: {seen.why or 'the service cannot reach it'}"
+        if seen.mute:
+            return None
         if not word:
             if self.lasted("boot", number) > self.pace.boot:
                 within = human_seconds(self.pace.boot)

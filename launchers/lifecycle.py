@@ -244,11 +244,11 @@ class Keeper:
         else:
             self.judge.forget("unseen", number)
             self._listen(seen, word)
-            self._stop(told, number, word)
+            self._stop(told, number, seen, word)
 
     def _listen(self, seen: Box, word: dict[str, Any]) -> None:
         """What a box prints before it can speak through the store is soon gone with it."""
-        if not word and seen.state == "running":
+        if not word and seen.state == "running" and not seen.mute:
             with contextlib.suppress(Away, Refused):
                 self._heard = (seen.label, self.target.output(seen).strip().splitlines()[-_TAIL:])
 
@@ -271,12 +271,14 @@ class Keeper:
         why = (seen.why or "it ended without a word") + self._printed(number)
         return {"state": "ended", "code": WORDLESS, "why": why}
 
-    def _stop(self, told: History, number: int, word: dict[str, Any]) -> None:
+    def _stop(self, told: History, number: int, seen: Box, word: dict[str, Any]) -> None:
         """Ask the box to stop when a limit is reached, and do not wait for ever."""
         why = self.launch.stopping()
         if why is None and (why := self._reached(told)):
             self.launch.stop(why)
-        if why is not None:
+        if why is not None and seen.mute:
+            self.once(f"attempt {number}: cannot be reached, and ends by itself: {seen.why}")
+        elif why is not None:
             self.once(f"attempt {number}: to stop, as soon as all is saved: {why}")
             if not word or self.judge.lasted("leaving", number) > self.pace.leaving:
                 self._leave(number, f"given up: {why}", code=EXIT_INTERRUPTED)
