@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from launchers.launches import Launch
 from pipeline.engine import log
 from pipeline.engine.beat import me
-from pipeline.engine.needed import all_blobs, needed_by
+from pipeline.engine.needed import needed_by
 from pipeline.engine.remembered import LATEST
 from pipeline.engine.transfer import copy_records, deliver, obstacle, pack
 from pipeline.errors import Damaged, StoreError
@@ -38,22 +38,41 @@ class Mirror:
         self.launch, self.store, self.place = launch, launch.store, place
         self.target = open_store(place, mirror=True)
         self.target.guest = True
+        self._read = set[str]()  # blobs that it has shown to be right
+        self._gone = set[str]()  # and those that were removed from it
 
     def pull(self) -> None:
         """Take what is there and is not on this machine. Raises StoreError if it cannot be read."""
-        if carried := _carry(self.target, self.store):
-            print(f"took the run so far from {self.place}: {carried}", flush=True)
+        taken = _carry(self.target, self.store)
         self._records(self.target, self.store, keep=True)
+        self._read |= taken.keys()
+        if taken:
+            print(f"took the run so far from {self.place}: {_amount(taken)}", flush=True)
 
     def push(self) -> None:
-        """Copy what is new. Raises StoreError or OSError if that fails."""
+        """Copy what is new, and read it again. Raises StoreError or OSError if that fails."""
         source = guest(str(self.store.root))
-        if carried := _carry(source, self.target):
-            print(f"copied to {self.place}: {carried}", flush=True)
+        _carry(source, self.target)
+        needed = set().union(*needed_by(self.target).values())
+        new = {blob: self._read_back(blob) for blob in needed - self._read}
+        self._gone -= needed  # the same bytes may have been made again
         if (flag := self.target.read(self._stop)) is not None:
             self.store.replace(self._stop, flag)  # somebody asks through Drive
         self._records(source, self.target, keep=False)
-        self._prune()
+        self._prune(source, needed)
+        if new:
+            print(f"copied to {self.place}: {_amount(new)}", flush=True)
+
+    def _read_back(self, blob: str) -> int:
+        """Hold a copied blob against its name; its size. One that differs is removed, so that the
+        next copy brings it again."""
+        path = self.target.blob_path(blob)
+        found = file_digest(path)
+        if found != blob:
+            self.target.remove(blob_name(blob))
+            raise Damaged(f"{self.place} gives blob {blob[:12]} back as {found[:12]}")
+        self._read.add(blob)
+        return path.stat().st_size
 
     @property
     def _stop(self) -> str:
@@ -68,41 +87,37 @@ class Mirror:
             if data is not None and data != there and (there is None or not keep):
                 target.replace(name, data)
 
-    def _prune(self) -> None:
-        """Remove what newer checkpoints have replaced. Drive moves files to its bin, where they
+    def _prune(self, source: Store, needed: set[str]) -> None:
+        """Remove what newer checkpoints have replaced, and nothing of which we do not know why it
+        is there: what a mounted Drive lists may be old. Drive moves files to its bin, where they
         still take room, so they are emptied first."""
-        kept = set().union(*needed_by(self.target).values())
-        for blob in set(all_blobs(self.target)) - kept:
+        logs = [log.read(each, key) for key in log.keys(source) for each in (source, self.target)]
+        named = {blob for state in logs for entry in state.entries for blob in entry.digests}
+        for state in logs:
+            named -= state.needed
+        for blob in named - needed - self._gone:
             path = self.target.blob_path(blob)
             with contextlib.suppress(FileNotFoundError):
                 path.chmod(0o644)
                 os.truncate(path, 0)
             self.target.remove_blob(blob)
+            self._gone.add(blob)
 
 
-def _carry(source: Store, target: Store) -> str:
-    """Bring what there is to bring from one store to another, and read it again. Says what that
-    was; nothing if it was nothing."""
+def _carry(source: Store, target: Store) -> dict[str, int]:
+    """Bring what there is to bring from one store to another: the blobs (name -> size)."""
     parcels = pack(source, target, log.keys(source))
     able = [each for each in parcels if obstacle(source, target, each, _unsaid) is None]
     left = deliver(source, target, able, me(), silent, _unsaid)
     sources = [f"ref/source/{name}" for name in source.names("ref/source")]
     copy_records(source, target, [*sources, LATEST])
     behind = {each.parcel.key for each in left}
-    sizes = {
-        blob: size for each in able if each.key not in behind for blob, size in each.blobs.items()
-    }
-    _read_back(target, sizes)
-    return f"{len(sizes)} files, {human_bytes(sum(sizes.values()))}" if sizes else ""
+    brought = (each.blobs for each in able if each.key not in behind)
+    return {blob: size for blobs in brought for blob, size in blobs.items()}
 
 
-def _read_back(target: Store, blobs: dict[str, int]) -> None:
-    """Hold what was copied against its name; what differs is removed, so that it goes again."""
-    for blob in blobs:
-        found = file_digest(target.blob_path(blob))
-        if found != blob:
-            target.remove(blob_name(blob))
-            raise Damaged(f"{target.place} gives blob {blob[:12]} back as {found[:12]}")
+def _amount(blobs: dict[str, int]) -> str:
+    return f"{len(blobs)} files, {human_bytes(sum(blobs.values()))}"
 
 
 def _unsaid(line: str) -> None:

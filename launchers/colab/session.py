@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from launchers import bootstrap
 from launchers.bootstrap import ENDS
@@ -147,9 +147,26 @@ def show(file: Path, samples: bool) -> None:
             subprocess.run([sys.executable, "-m", "pipeline", verb, *options], check=False)
 
 
+class Shown:
+    """What is printed, for as long as somebody reads it: a kernel that is gone does not."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(BrokenPipeError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self.stream.flush()
+
+
 def main(arguments: list[str]) -> int:
     """The exit code."""
     asked = threading.Event()
+    sys.stdout = cast(TextIO, Shown(sys.stdout))
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     verb, file = arguments[0], Path(arguments[1])
     try:

@@ -7,6 +7,7 @@ what it was asked. Drive is a folder that outlives machines.
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -14,9 +15,14 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import DeadKernelError
 
 STUB = Path(__file__).parent / "colab_stub"
 _PROGRAM = Path(__file__).parent / "colab_program.py"
+
+
+class Taken(Exception):
+    """The machine is gone."""
 
 
 class Colab:
@@ -54,31 +60,57 @@ class Colab:
             cell.source += f"\n{name} = {value!r}"
         return NotebookClient(node, timeout=120, kernel_name="python3")
 
+    def environment(self) -> dict[str, str]:
+        """Of the machine: it has none of the credentials that the test itself may have."""
+        secret = ("KEY", "KEY_ID", "SECRET", "TOKEN")
+        return {k: v for k, v in os.environ.items() if not k.endswith(secret)}
+
     def run_all(self, notebook: str, **settings: object) -> str:
         """Run all cells; what they printed. Raises CellExecutionError."""
         client = self.open(notebook, **settings)
-        client.execute()
+        client.execute(env=self.environment())
         return printed(client)
 
-    def run_until(self, notebook: str, reached, **settings: object) -> None:
-        """Run all cells until something is so, and take the machine away as Colab does: every
-        process of it is killed in one instant."""
+    def run_until(
+        self, notebook: str, reached, number=signal.SIGKILL, only_the_kernel=False, **settings
+    ) -> str:
+        """Run all cells until something is so. Then the machine is taken away, as Colab does it,
+        every process of it in one instant; or only the kernel gets a signal. What was printed.
+        Raises Taken if the kernel is gone then."""
         client = self.open(notebook, **settings)
         ended = threading.Event()
 
         def strike() -> None:
-            while not ended.wait(0.02):
+            while not ended.wait(0.1):
                 if reached():
-                    kill(client.km.provisioner.pid)
+                    kernel = client.km.provisioner.pid
+                    if only_the_kernel or number != signal.SIGKILL:
+                        os.kill(kernel, number)
+                    else:
+                        kill(kernel)
                     return
 
         thread = threading.Thread(target=strike)
         thread.start()
         try:
-            client.execute()
+            client.execute(env=self.environment())
+        except DeadKernelError:
+            raise Taken from None
         finally:
             ended.set()
             thread.join()
+        return printed(client)
+
+    def calls(self) -> list[list[str]]:
+        """How the program ``colab`` was called."""
+        lines = (self.account / "calls").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def wipe(self) -> None:
+        """The next machine is another one, with an empty disk."""
+        (self.root / "drive").unlink(missing_ok=True)
+        shutil.rmtree(self.root)
+        self.root.mkdir()
 
     def program(self, patch) -> None:
         """Put a ``colab`` on the PATH, and a secret-free record of its calls beside the account."""
