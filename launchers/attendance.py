@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
+from launchers.census import blamed, known
 from launchers.history import FINISHED, STOPPED, history
-from launchers.judging import Pace
 from launchers.launches import Launch
 from launchers.lifecycle import Keeper
 from launchers.target import Target
@@ -51,8 +51,8 @@ class Leave(Exception):
 class Attendance:
     """One keeper in the foreground; a context manager that takes Ctrl-C and SIGTERM."""
 
-    def __init__(self, launch: Launch, target: Target, pace: Pace | None = None) -> None:
-        self.launch, self.keeper = launch, Keeper(launch, target, _say, pace)
+    def __init__(self, launch: Launch, target: Target) -> None:
+        self.launch, self.keeper = launch, keeper(launch, target)
         self.output = Output(launch, _write)
         self.asked, self._first, self._passed_on = 0, 0.0, False
 
@@ -116,7 +116,13 @@ def _write(data: bytes) -> None:
     click.echo(data.decode("utf-8", "replace"), nl=False)
 
 
-def attended(launch: Launch, target: Target, pace: Pace | None = None) -> int:
+def keeper(launch: Launch, target: Target) -> Keeper:
+    """Who sees to a launch here, and avoids machines that have failed others of this store."""
+    avoid = blamed(known(launch.store), launch.order().target, time.time())
+    return Keeper(launch, target, _say, avoid=avoid)
+
+
+def attended(launch: Launch, target: Target) -> int:
     """See to it in the foreground; the exit code."""
-    with Attendance(launch, target, pace) as attendance:
+    with Attendance(launch, target) as attendance:
         return attendance.run()

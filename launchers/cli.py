@@ -21,7 +21,7 @@ VERBS = {
     "watch": ("launchers.verbs:watch", "See to a launch from here: replace, finish, tidy up."),
     "stop": ("launchers.verbs:stop", "Let a run save all and end; nothing of it bills."),
     "pull": ("launchers.verbs:pull", "Fetch what a run has made."),
-    "reap": ("launchers.verbs:reap", "Destroy every machine that bills without a run."),
+    "reap": ("launchers.reap:reap", "Destroy every machine that bills without a run."),
 }
 
 

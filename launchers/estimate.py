@@ -19,6 +19,8 @@ from pipeline.recipe import Recipe
 
 GIB, GB, HOUR = 1 << 30, 1e9, 3600.0
 EVERY = 60.0  # seconds between checkpoints, as `pipeline run` does if it is told nothing
+# what a launch tells it, by size: a large checkpoint takes minutes to send, and bytes cost money
+OFTEN = {"tiny": "60s", "small": "60s", "medium": "10m", "large": "30m"}
 
 _TYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 # of the stated peak, at 768 wide and more: bench/results/gpu-training.json, 407 and 414 of 989

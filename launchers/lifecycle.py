@@ -17,7 +17,7 @@ on any machine, goes on. The rules:
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -35,7 +35,8 @@ WORDLESS = -1  # the exit code of a box that could not tell it
 class Keeper:
     """Sees to one launch; ``say`` is told what happens, in lines for people.
 
-    ``clock`` gives seconds since 1970: money and deadlines are counted by it.
+    ``clock`` gives seconds since 1970: money and deadlines are counted by it. ``avoid`` are
+    machines that have failed other launches.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Keeper:
         say: Callable[[str], None],
         limits: Pace | None = None,
         clock: Callable[[], float] = time.time,
+        avoid: Collection[str] = (),
     ) -> None:
         self.launch, self.target, self.say, self.clock = launch, target, say, clock
         self.pace = limits or pace()
         self.order: Order = launch.order()
         self.judge = Judge(self.pace)
         self._said: set[str] = set()
+        self._avoid = set(avoid)
 
     # the loop
 
@@ -145,7 +148,7 @@ class Keeper:
             return None
         self.judge.forget("dry")
         try:
-            return self.target.offers(told.avoid)[0]
+            return self.target.offers(told.avoid | self._avoid)[0]
         except Refused as error:
             if not told.attempts:  # nothing was lost yet: let a person decide
                 self._over(FAILED, str(error))

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from launchers import bundle
+from launchers import bundle, census
 from launchers.launches import Launch, Order, new_name
 from pipeline.cli.process import stop_on_signals
 from pipeline.data.sources import DATASETS
@@ -52,12 +52,6 @@ def _word(name: str, value: Any) -> tuple[str, str]:
     return f"--{name.replace('_', '-')}", "auto" if auto else str(value)
 
 
-def often(engine: Engine) -> str:
-    """How often to save where nobody has said it: a checkpoint of a large model takes minutes to
-    send, and somebody pays for each gigabyte."""
-    return "60s" if engine.recipe.size in ("tiny", "small") else "10m"
-
-
 def new_order(
     engine: Engine,
     target: str,
@@ -80,4 +74,5 @@ def place(engine: Engine, order: Order, packed: bundle.Bundle) -> Launch:
     bundle.send(packed, engine.store)
     launch = Launch(engine.store, order.name)
     launch.place(order)
+    census.remember(launch)
     return launch

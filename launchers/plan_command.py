@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from launchers.estimate import GB, corpus_bytes, operations, passes, state_bytes, tokens
+from launchers import asking
+from launchers.estimate import GB, OFTEN, corpus_bytes, operations, passes, state_bytes, tokens
 from launchers.plan import GPUS, Offers, Row, places, survey
 from launchers.target import Away, Refused
 from pipeline.cli.options import make_engine, recipe_options
@@ -123,7 +124,9 @@ def _heading(recipe: Recipe) -> str:
 # the command
 
 
-def _every(_: click.Context, __: click.Parameter, given: str) -> float:
+def _every(_: click.Context, __: click.Parameter, given: str | None) -> float | None:
+    if given is None:
+        return None
     try:
         return duration(given)
     except ValueError as error:
@@ -156,16 +159,14 @@ def command(offers: Offers | None = None, quota: Quota | None = None) -> click.C
     @click.option(
         "--checkpoint-every",
         "every",
-        default="60s",
-        show_default=True,
         callback=_every,
-        help="Time between checkpoints, which are most of the traffic.",
+        help="Time between checkpoints, which are most of the traffic: 60s to 30m, by the size.",
     )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     def plan(
         gpus: tuple[str, ...],
         session: float | None,
-        every: float,
+        every: float | None,
         as_json: bool,
         live: bool = False,
         **options: Any,
@@ -180,6 +181,8 @@ def command(offers: Offers | None = None, quota: Quota | None = None) -> click.C
         launch plan --size large --gpu "RTX 4090" --gpu H200 --json
         """
         recipe = make_engine(**options).recipe
+        if every is None:
+            every = duration(OFTEN[recipe.size])
         rows, notes = survey(recipe, places(gpus, session), every, offers if live else None)
         notes += remarks(recipe, rows, every)
         if live and quota:
@@ -215,3 +218,6 @@ def _print(recipe: Recipe, rows: list[Row], notes: list[str], as_json: bool) -> 
     needs = [(name, NEEDS[name]) for name in dict.fromkeys(row.target for row in rows)]
     click.echo(table(("target", "needs"), needs))
     click.echo("\n" + "\n".join(f"* {note}" for note in notes))
+
+
+plan = command(asking.offers, asking.quota)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from launchers import orders
-from launchers.attendance import attended
+from launchers.attendance import attended, keeper
 from launchers.bundle import Bundle
 from launchers.census import known
 from launchers.credentials import box_secrets
@@ -118,16 +118,14 @@ def see_through(launch: Launch, target: Target, detach: bool) -> int:
 
 def _detached(launch: Launch, target: Target) -> int:
     """Until a box is there, or it is over."""
-    from launchers.lifecycle import Keeper
-
-    keeper = Keeper(launch, target, lambda line: click.echo(f"launch: {line}", err=True))
+    seeing = keeper(launch, target)
     while True:
-        outcome, told = keeper.step(), history(launch.events())
+        outcome, told = seeing.step(), history(launch.events())
         if outcome is not None:
             return int(outcome != "finished")
         if told.current is not None and told.current.id is not None:
             break
-        time.sleep(keeper.pace.look)
+        time.sleep(seeing.pace.look)
     name, store = launch.name, launch.store.place
     click.echo(
         f"{name} is on its way; nobody replaces a machine that is lost until you watch it\n"

@@ -1,5 +1,6 @@
 """Our real bundle with another bootstrap: what a session does then is up to the test."""
 
+import functools
 import gzip
 import hashlib
 import io
@@ -15,6 +16,7 @@ errand = json.loads(Path(sys.argv[1]).read_text())
 """
 
 
+@functools.cache
 def stand_in(bootstrap: str) -> bundle.Bundle:
     """The bundle whose bootstrap is this piece of code; it finds ``errand``."""
     raw = io.BytesIO()

@@ -1,7 +1,9 @@
 """The one file of code that Kaggle gets, and what it does there."""
 
 import json
+import os
 import random
+import signal
 import time
 
 import pytest
@@ -15,9 +17,8 @@ from launchers.kaggle.client import Client
 from launchers.target import Errand, Refused
 
 NAME = "ignite-tiny-0000aa"
-PRINTS = (
-    'print(errand["store"], sys.path[0], os.environ.get("AWS_SECRET_ACCESS_KEY"), flush=True)\n'
-)
+PRINTS = 'print(errand["store"], sys.path[0], os.environ["AWS_SECRET_ACCESS_KEY"], flush=True)\n'
+KEYS = {"AWS_ACCESS_KEY_ID": "an id", "AWS_SECRET_ACCESS_KEY": "a secret"}
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_names_of_outputs():
 
 
 def test_the_bundle_runs_from_where_it_was_unpacked_with_the_secrets_of_the_account(fake):
-    fake.secrets = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "a secret"}
+    fake.secrets = KEYS
     session = run(fake, written(stand_in(PRINTS)))
     store, path, secret = session.log.splitlines()[0].split(" ", 2)
     assert (store, secret) == ("s3://bucket/run", "a secret") and "ignite-" in path
@@ -122,30 +123,26 @@ def test_missing_secrets_are_named_with_the_way_to_attach_them(fake):
 
 
 def test_a_file_that_was_damaged_on_its_way_runs_nothing(fake):
-    packed = stand_in("print('it ran')")
-    text = written(bundle.Bundle(packed.digest, packed.data[:-20]))
-    session = run(fake, text.replace('"needed": [', '"needed": [], "was": ['))
+    fake.secrets, packed = KEYS, stand_in("print('it ran')")
+    session = run(fake, written(bundle.Bundle(packed.digest, packed.data[:-20])))
     assert "it ran" not in session.log and "is damaged" in last_word(session.log)["why"]
 
 
 @pytest.mark.parametrize(("code", "state"), [(0, "COMPLETE"), (75, "COMPLETE"), (69, "ERROR")])
 def test_a_session_that_can_go_on_has_not_failed(fake, code, state):
-    fake.secrets = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}
+    fake.secrets = KEYS
     session = run(fake, written(stand_in(f"sys.exit({code})")))
     assert session.state == state and last_word(session.log)["code"] == code
 
 
 def test_the_box_knows_when_it_must_be_gone(fake):
-    fake.secrets = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}
+    fake.secrets = KEYS
     session = run(fake, written(stand_in('print(os.environ["IGNITE_ENDS"])'), seconds=1000.0))
     assert 900 < float(session.log.split()[0]) - time.time() < 1000
 
 
 def test_a_session_that_is_told_to_end_lets_the_box_end_first(fake):
-    import os
-    import signal
-
-    fake.secrets = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}
+    fake.secrets = KEYS
     waits = """
 import signal
 signal.signal(signal.SIGTERM, lambda *_: (print("saving", flush=True), sys.exit(75)))
@@ -163,9 +160,8 @@ time.sleep(60)
 
 
 def test_the_last_word_is_the_last_line_of_its_own():
-    log = (
-        'ignite-llm ended: {"code": 1, "why": "a"}\nignite-llm ended: {"code": 75, "why": ""}\n[ok]'
-    )
+    says = 'ignite-llm ended: {"code": %d, "why": ""}\n'
+    log = says % 1 + says % 75 + "[something of Kaggle's]"
     assert last_word(log) == {"code": 75, "why": ""}
     assert last_word("killed") is None and last_word("ignite-llm ended: {") is None
 

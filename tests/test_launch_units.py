@@ -496,7 +496,7 @@ def test_ps_shows_a_container_once(monkeypatch):
     seen = [run("ignite-tiny-aa1"), run("ignite-tiny-aa", "exited (75)", "s3://b/runs")]
     monkeypatch.setattr(verbs_module, "there", lambda: seen)
     monkeypatch.setattr(ps_module, "working", lambda store: [claim])
-    works, idle = json.loads(launch("ps", "--json").out)
+    works, idle = json.loads(launch("ps", "--json").out)["workers"]
     assert works["stage"] == "train" and works.keys() == idle.keys()
     assert (idle["stage"], idle["owner"], idle["state"], idle["where"], idle["progress"]) == (
         *("-", "ignite-tiny-aa", "exited (75)", "docker"),
@@ -525,13 +525,13 @@ def test_only_what_nobody_watches_is_removed(monkeypatch):
 
 
 def test_pull_has_nothing_to_do_for_a_directory(monkeypatch):
-    monkeypatch.setattr(verbs_module, "connect", lambda: None)
+    monkeypatch.setattr(verbs_module, "connect", lambda timeout=60: None)
     monkeypatch.setattr(verbs_module, "runs", lambda client: [run("ignite-a")])
     assert launch("pull").out == "all of ignite-a lies in /runs already\n"
 
 
 def test_pull_from_elsewhere_is_pipeline_pull(monkeypatch, finished, here):
-    monkeypatch.setattr(verbs_module, "connect", lambda: None)
+    monkeypatch.setattr(verbs_module, "connect", lambda timeout=60: None)
     place = f"file://{finished}"
     monkeypatch.setattr(verbs_module, "runs", lambda client: [run("ignite-a", store=place)])
     said = launch("pull", "ignite")

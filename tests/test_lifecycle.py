@@ -2,6 +2,7 @@
 
 import pytest
 
+from launchers.census import blamed, known
 from launchers.history import history
 from launchers.judging import Pace
 from launchers.launches import Launch, Order
@@ -437,3 +438,15 @@ def test_a_service_that_is_away_is_waited_for(play):
     play.end(0)
     assert play.until_over() == "finished"
     assert len(play.market.made) == 1
+
+
+def test_machines_that_failed_other_launches_are_avoided_for_a_week(play):
+    attempt = play.boot()
+    play.market.become(attempt.id, "away")
+    for _ in range(40):
+        play.look()
+    others = known(play.store)
+    assert blamed(others, "market", play.now) == {"m0"}
+    assert (
+        blamed(others, "elsewhere", play.now) == blamed(others, "market", play.now + 1e6) == set()
+    )

@@ -32,7 +32,7 @@ def fake(tmp_path_factory):
 
 def vast(fake, hours=lambda gpu, gpus: 2.0, secrets=SECRETS, **options):
     client = Client(fake.key, fake.url, spacing={})
-    return Vast(client, VastOptions(**options), hours, secrets)
+    return Vast(client, VastOptions(**options), hours, lambda seconds: secrets)
 
 
 def ids(found):
@@ -119,7 +119,7 @@ def test_fields_may_be_null_or_strings(tmp_path):
             {"id": 6, "dph_total": 0.2, "rented": True},
         ]
         client.search = lambda asked: rows
-        target = Vast(client, VastOptions(), lambda gpu, gpus: None, {})
+        target = Vast(client, VastOptions(), lambda gpu, gpus: None, lambda seconds: {})
         (found,) = target.offers(())
     assert (found.id, found.machine, found.per_hour) == ("301", "", pytest.approx(0.31))
     assert found.facts["where"] == "somewhere"

@@ -81,7 +81,9 @@ class World:
 
     def rent(self):
         client = Client(self.fake.key, self.fake.url, spacing={})
-        target = Vast(client, VastOptions(gpu="any"), lambda gpu, gpus: 1.0, SECRETS)
+        target = Vast(
+            client, VastOptions(gpu="any"), lambda gpu, gpus: 1.0, lambda seconds: SECRETS
+        )
         offers = target.client.search({})
         for name, row in zip(NAMES, offers, strict=False):
             target.create(self.errand(name), Offer(str(row["id"]), "", "any", 1, 0.0))
@@ -220,7 +222,7 @@ def test_an_error_with_a_secret_in_it_is_cleaned(capfd, monkeypatch, tmp_path):
     monkeypatch.setattr(os, "_exit", lambda code: _raise(f"exit {code}"))
     monkeypatch.delenv("A", raising=False)
     with pytest.raises(RuntimeError, match="exit 1"):
-        onstart.work({"store": "file:///x"}, str(tmp_path))
+        onstart.work({"store": "file:///x"}, str(tmp_path), float("inf"))
     monkeypatch.delenv("A")
     assert "RuntimeError: denied to ***" in capfd.readouterr().out
 

@@ -1,16 +1,12 @@
 """Whole launches at a Vast.ai that runs what it rents, on a store that both sides reach over S3."""
 
-import os
-
 import pytest
 from commands import TOY, launch
-from fakes.vast import Call, FakeVast, Fault, Life
+from fakes.vast import FakeVast, Fault, Life
 from pipelines import digests, run, toy_engine
 from servers import s3_environment
 
-from pipeline import recipe
 from pipeline.engine import log
-from pipeline.engine.engine import Engine
 from pipeline.store.places import open_store
 
 LONG = ("--set", "train.steps=1000")
@@ -24,7 +20,7 @@ def s3(endpoint, tmp_path, monkeypatch):
     for name, value in ours.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    return {name: value for name, value in ours.items() if not name.startswith("AWS_") and name != "HOME"}
+    return {name: ours[name] for name in ("IGNITE_CACHE", "IGNITE_TELL_EVERY")}
 
 
 @pytest.fixture
@@ -72,8 +68,12 @@ def brought(corpus, *settings):
 def test_a_run_goes_from_an_order_to_results_that_are_here(tmp_path, vast, corpus):
     fake = vast()
     said = rent("s3://runs/plain", corpus)
-    assert said.code == 0, said.out + said.err + "".join(
-        file.read_text() for file in (tmp_path / "boxes").rglob("*log*") if file.is_file()
+    assert said.code == 0, (
+        said.out
+        + said.err
+        + "".join(
+            file.read_text() for file in (tmp_path / "boxes").rglob("*log*") if file.is_file()
+        )
     )
     assert fake.billing_now() == 0 and len(fake.boxes) == 1
     assert brought(corpus) == undisturbed(tmp_path, corpus)

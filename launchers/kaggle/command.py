@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from launchers import orders, start
+from launchers.estimate import OFTEN
 from launchers.target import Errand, Offer
 from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
 from pipeline.recipe import from_tree
@@ -45,7 +46,7 @@ def kaggle(
     words = orders.machine_words(
         {name: named[name] for name in named if name not in options},
         processes="auto",
-        checkpoint_every=orders.often(engine),
+        checkpoint_every=OFTEN[engine.recipe.size],
     )
     native = engine.store.remote is None
     told = {"store": "" if native else options["store"], "floors": {}}

@@ -24,6 +24,7 @@ from pipeline.store.storage import blob_name
 from pipeline.store.store import Store, silent
 
 NAME = "store.ignite"  # an ending that no service takes for an archive to unpack
+END = "end"  # the last name in a pack: tarfile takes an archive that was cut for a shorter one
 _WORD = r"launch/[\w-]+/(box/\d+|output/\d+/\d{10})"  # what a box says of itself
 RECORD = re.compile(rf"log/[0-9a-f]{{64}}/\d{{10}}|ref/source/[0-9a-f]{{64}}|{_WORD}")
 KEPT = re.compile(rf"blob/[0-9a-f]{{2}}/[0-9a-f]{{64}}|{RECORD.pattern}")
@@ -51,7 +52,7 @@ def names(store: Store, keys: Iterable[str]) -> Iterator[str]:
 
 def write(store: Store, chosen: Iterable[str], file: Path) -> None:
     """Make a pack of records and blobs. One that is damaged or gone is left out."""
-    with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as archive:
+    with tarfile.open(file, "w", format=tarfile.GNU_FORMAT) as archive:
         for name in sorted(set(chosen)):
             member = tarfile.TarInfo(name)
             if name.startswith("blob/"):
@@ -65,13 +66,16 @@ def write(store: Store, chosen: Iterable[str], file: Path) -> None:
             elif (data := store.read(name)) is not None:
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
+        archive.addfile(tarfile.TarInfo(END))
 
 
 def unpack(file: Path, folder: Path) -> None:
     """Write what is in a pack into a folder. Raises ValueError if it is none, or cut."""
+    last = None
     try:
         with tarfile.open(file, "r:") as archive:
             for member in archive:
+                last = member.name
                 source = archive.extractfile(member) if member.isreg() else None
                 if source is None or not KEPT.fullmatch(member.name):
                     continue
@@ -82,6 +86,8 @@ def unpack(file: Path, folder: Path) -> None:
                         target.write(piece)
     except tarfile.TarError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
+    if last != END:
+        raise ValueError(f"{file} is damaged: it was cut")
 
 
 def merge(source: Store, target: Store) -> None:

@@ -59,7 +59,7 @@ def stop(run: str | None, now: bool) -> None:
         remove(client, found.name)
 
 
-def place_of(run: str | None) -> str:
-    """The store that it works on."""
+def name_and_place(run: str | None) -> tuple[str, str]:
+    """Its name, and the store that it works on."""
     _, found = _chosen(run)
-    return found.store
+    return found.name, found.store

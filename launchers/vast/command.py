@@ -9,6 +9,7 @@ import click
 
 from launchers import orders, start
 from launchers.credentials import MOST
+from launchers.estimate import OFTEN
 from launchers.judging import Pace, pace
 from launchers.launches import Order
 from launchers.target import Errand, Offer
@@ -105,7 +106,9 @@ def vast(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     named = {name: machine_named[name] for name in machine_named if name not in options}
-    words = orders.machine_words(named, processes="auto", checkpoint_every=orders.often(engine))
+    words = orders.machine_words(
+        named, processes="auto", checkpoint_every=OFTEN[engine.recipe.size]
+    )
     how = "mine" if my_credentials else "file" if credentials else "made"
 
     secrets = start.secrets_of(options["store"], credentials, my_credentials)

@@ -40,6 +40,7 @@ GRACE = 2  # seconds for the last words to reach the log
 TRIES = 5  # of a fetch, and refusals of the key until it is believed
 STILL_BILLS = 69
 OVER = 75  # as the pipeline says: interrupted, can go on
+GOOGLE = "GOOGLE_APPLICATION_CREDENTIALS"
 # what fsspec needs for each kind of store
 NEEDS = {
     **dict.fromkeys(("s3", "s3a"), "s3fs"),
@@ -71,7 +72,7 @@ def run():
     left = time_left(folder, errand["seconds"])
     worker = os.fork()
     if not worker:
-        work(errand, folder)
+        work(errand, folder, left)
 
     def pass_on(number, _):  # a container that is stopped tells only its first process
         with contextlib.suppress(ProcessLookupError):
@@ -163,11 +164,17 @@ def ask(method, box, key):
 # the process that becomes the launch
 
 
-def work(errand, folder):
+def work(errand, folder, left):
     secrets = {}
     try:
         secrets.update(variables())
+        if text := secrets.pop(GOOGLE + "_JSON", ""):  # its libraries want a file
+            secrets[GOOGLE] = os.path.join(folder, "google.json")
+            with open(os.open(secrets[GOOGLE], os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+                file.write(text)
         os.environ.update(secrets)  # from here on this process alone has them
+        if left < float("inf"):
+            os.environ["IGNITE_ENDS"] = str(time.time() + left)  # installing takes of it
         if sys.version_info < (3, 11):  # noqa: UP036  (it is the image's Python that runs this)
             raise RuntimeError("the image's python3 is older than 3.11: use another image")
         install(errand["store"].partition("://")[0])

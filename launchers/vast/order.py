@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from launchers.credentials import pieces
 from launchers.target import Errand, Offer
 
 IMAGE = "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"  # Python 3.11 and torch; runs on sm_75+
 # what the service takes; where its own documents disagree, the least
 ARGUMENTS, LABEL, NAME, ENVIRONMENT, LEAST_DISK = 4000, 256, 1024, 32_768, 8
-_PIECE = 240  # characters of a variable; 256 are allowed
 _PROGRAM = Path(__file__).with_name("onstart.py")
 
 
@@ -76,8 +76,8 @@ def program() -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node) is not None:
             del node.body[0]
-    packed = base64.b64encode(zlib.compress(ast.unparse(tree).encode(), 9)).decode()
-    return f"import base64,zlib;exec(zlib.decompress(base64.b64decode('{packed}')))"
+    packed = base64.b85encode(zlib.compress(ast.unparse(tree).encode(), 9)).decode()
+    return f"import base64,zlib;exec(zlib.decompress(base64.b85decode('{packed}')))"
 
 
 def request(
@@ -114,11 +114,7 @@ def request(
 
 
 def _variables(secrets: Mapping[str, str]) -> dict[str, str]:
-    if not secrets:
-        return {}
-    packed = base64.b64encode(json.dumps(dict(secrets)).encode()).decode()
-    pieces = [packed[at : at + _PIECE] for at in range(0, len(packed), _PIECE)]
-    found = {f"IGNITE_SECRET_{number}": piece for number, piece in enumerate(pieces)}
+    found = pieces(secrets)
     if (size := sum(len(name) + len(value) for name, value in found.items())) > ENVIRONMENT:
         raise ValueError(
             f"the secrets for the box ({', '.join(secrets)}) take {size} bytes, and Vast.ai takes "

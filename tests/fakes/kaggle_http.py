@@ -47,7 +47,8 @@ def handler(fake: Any) -> type[BaseHTTPRequestHandler]:
             except Fault as fault:
                 if fault.status:
                     self.say(fault.status, fault.body)
-                self.close_connection = True
+                else:
+                    self.close_connection = True
             else:
                 self.say(200, told) if isinstance(told, dict) else self.stream(told)
 
