@@ -109,6 +109,7 @@ def test_the_stop_button_saves_all_and_keeps_the_machine(colab, corpus):
     own = local_store(colab.root / NAME / "store")
     out = colab.run_until(notebook(made), lambda: steps(own) >= 4, number=signal.SIGINT)
     assert "stopping as soon as all is saved" in out and "still yours" in out
+    assert "Go on with: Runtime > Run all" in out
     mirror = local_store(colab.drive / "runs" / NAME)
     assert steps(mirror) == steps(own) > 4
     assert colab.asked()[-1] == "unmount"

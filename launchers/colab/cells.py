@@ -122,7 +122,7 @@ def _session(words: list[str]) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "launchers.colab.session", *words],
         cwd=ROOM,
-        env={**os.environ, "PYTHONPATH": str(ROOM)},
+        env={**os.environ, "PYTHONPATH": str(ROOM), "IGNITE_AGAIN": "Runtime > Run all"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

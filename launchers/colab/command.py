@@ -12,7 +12,6 @@ from launchers import bundle, orders, start
 from launchers.colab.notebook import GPUS, OPEN, Told, notebook, sources
 from launchers.credentials import names
 from launchers.launches import Launch
-from launchers.vast.command import credential_options
 from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
 from pipeline.engine.engine import Engine
 from pipeline.machine import Machine
@@ -42,8 +41,7 @@ def _folder(_: click.Context, __: click.Parameter, given: str | None) -> str | N
 @click.option("--gpu", type=click.Choice(GPUS), default="T4", show_default=True)
 @click.option("--deadline", metavar="DURATION", help="All must be over so long from now: 12h.")
 @click.option("--via", type=click.Choice(["colab-cli"]), help="Run it now, without a browser.")
-@credential_options[0]
-@credential_options[1]
+@start.credential_options
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be written; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
 def colab(
