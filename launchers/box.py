@@ -187,7 +187,7 @@ def toml(tree: dict[str, Any]) -> str:
 
 def train(teller: Teller, signals: "Signals", words: list[str]) -> int:
     """Run it, tell what it prints, and pass on that it is to stop; its exit code."""
-    environment = {**os.environ, "IGNITE_AGAIN": f"launch watch {teller.launch.name}"}
+    environment = {"IGNITE_AGAIN": f"launch watch {teller.launch.name}", **os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     )
