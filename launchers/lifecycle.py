@@ -140,7 +140,7 @@ class Keeper:
         if ours:
             return  # first what is left of the attempt before must be gone
         if why := self.launch.stopping():
-            self._over(STOPPED, why)
+            self._over(FAILED if self.launch.limited() else STOPPED, why)
         elif limit := self._reached(told):
             self._over(FAILED, limit)
         elif (count := told.barren) >= self.pace.barren:
@@ -275,7 +275,7 @@ class Keeper:
         """Ask the box to stop when a limit is reached, and do not wait for ever."""
         why = self.launch.stopping()
         if why is None and (why := self._reached(told)):
-            self.launch.stop(why)
+            self.launch.stop(why, limit=True)
         if why is not None and seen.mute:
             self.once(f"attempt {number}: cannot be reached, and ends by itself: {seen.why}")
         elif why is not None:
@@ -294,8 +294,9 @@ class Keeper:
         self._leave(attempt.number, said or f"ended with exit code {code}", blamed, code=code)
         if code == 0:
             self._over(FINISHED, "every stage has its result")
-        elif code == EXIT_INTERRUPTED and attempt.limit != "session":
-            if limit := self._reached(told, attempt.limit):
+        elif code == EXIT_INTERRUPTED and not self.launch.stopping():
+            # nobody has asked it to: its time was over, and if that was not its kind's, all is
+            if attempt.limit != "session" and (limit := self._reached(told, attempt.limit)):
                 self._over(FAILED, limit)
         elif code in (1, 2):
             self._over(FAILED, f"the run itself failed: see `launch logs {self.launch.name}`")

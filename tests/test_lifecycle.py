@@ -296,7 +296,9 @@ def test_boxes_that_fail_for_no_reason_are_tried_three_times(play):
     assert len(play.market.made) == 3 and not play.market.listed
 
 
-def test_stopping_waits_for_the_box_and_destroys_it(play):
+@pytest.mark.parametrize("limits", [{}, {"budget": 9.0}])
+def test_stopping_waits_for_the_box_and_destroys_it(tmp_path, limits):
+    play = Play(tmp_path, **limits)
     play.boot()
     play.launch.stop("the card is needed")
     play.look(times=5)
