@@ -153,7 +153,7 @@ def _work(teller: Teller, signals: "Signals", order: Order, store: Store, place:
         return UNHEALTHY
     if signals.asked or teller.launch.stopping():
         return EXIT_INTERRUPTED
-    teller.tell(state="running")
+    teller.tell(state="running", trained=True)
     return train(teller, signals, command(order, place))
 
 
