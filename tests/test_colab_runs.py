@@ -17,10 +17,11 @@ from launchers.launches import Launch, Order
 from pipeline import recipe
 from pipeline.engine import log
 from pipeline.engine.engine import Engine
+from pipeline.engine.needed import needed_by
 from pipeline.store.places import open_store
 
 NAME = "ignite-tiny-c01ab0"
-STEPS = 150
+STEPS = 100
 LONG = (f"train.steps={STEPS}",)
 
 
@@ -70,8 +71,8 @@ def test_a_run_on_drive_survives_its_machine(colab, corpus, straight):
     assert "took the run so far" in out and "nothing to do" not in out
     assert digests(toy_engine(mirror.root, corpus, *LONG)) == straight
     assert colab.asked()[-2:] == ["unmount", "unassign"]
-    # and nothing but what is needed takes up room there
-    assert len(mirror.blobs()) <= 14
+    # what newer checkpoints have replaced takes no room there, but for what the kill cut off
+    assert len(set(mirror.blobs()).difference(*needed_by(mirror).values())) <= 8
     seen = history(Launch(mirror, NAME).events())
     assert [each.code for each in seen.attempts] == [None, 0]
     assert seen.over.body["outcome"] == FINISHED
@@ -119,7 +120,7 @@ def test_the_stop_button_saves_all_and_keeps_the_machine(colab, corpus):
 def test_without_a_browser_the_machine_goes_and_no_secret_is_told(
     colab, corpus, bucket, monkeypatch, capfd
 ):
-    made, store = told(corpus, bucket), open_store(bucket)
+    made, store = told(corpus, bucket, "", "train.steps=12"), open_store(bucket)
     monkeypatch.setenv("AWS_SESSION_TOKEN", "canary-5f1d22c0a9e8")
     colab.program(monkeypatch)
     (colab.account / "tired").touch()
