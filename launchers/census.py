@@ -49,10 +49,11 @@ class Known:
         """As JSON values, with its boxes."""
         attempt = self.told.attempts[-1] if self.told.attempts else None
         over = self.told.over
+        idle = "waiting" if attempt and self.told.current is None else "starting"
         return {
             "launch": self.launch.name,
             "target": self.order.target,
-            "state": over.body["outcome"] if over else self.word.get("state", "starting"),
+            "state": over.body["outcome"] if over else self.word.get("state", idle),
             "attempts": len(self.told.attempts),
             "on": attempt.offer.get("gpu", "") if attempt else "",
             "spent": round(self.told.cost(now), 4),
