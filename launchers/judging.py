@@ -27,6 +27,7 @@ class Pace:
     away: float = 300.0  # that a service may call a box offline
     leaving: float = 900.0  # from being asked to stop until it is destroyed anyway
     dry: float = 60.0  # between two looks at a market that has nothing
+    answer: float = 60.0  # until a service's answer is no longer waited for
     failures: int = 3  # boxes that may end in a way that nobody can explain
     barren: int = 5  # boxes in a row that may go before they train: it may not be their fault
 

@@ -62,11 +62,16 @@ def new_order(
 ) -> tuple[Order, bundle.Bundle]:
     """The order, and the bundle that it names; nothing is written yet."""
     packed = bundle.make()
+    name, tree = new_name(engine.recipe.size), recipe_of(engine)
+    return Order(name, target, tree, machine, packed.digest, options, budget, seconds), packed
+
+
+def recipe_of(engine: Engine) -> dict[str, Any]:
+    """The recipe as an order has it: a text of this machine is named in full."""
     tree = engine.recipe.tree()
     if is_here(tree["data"]["source"]):
         tree["data"]["source"] = str(Path(tree["data"]["source"]).expanduser().absolute())
-    name = new_name(engine.recipe.size)
-    return Order(name, target, tree, machine, packed.digest, options, budget, seconds), packed
+    return tree
 
 
 def place(engine: Engine, order: Order, packed: bundle.Bundle) -> Launch:

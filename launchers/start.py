@@ -13,7 +13,7 @@ from launchers.attendance import attended, keeper
 from launchers.bundle import Bundle
 from launchers.census import known
 from launchers.credentials import box_secrets
-from launchers.history import history
+from launchers.history import FINISHED, history
 from launchers.launches import Launch, Order
 from launchers.target import Target
 from launchers.targets import Secrets
@@ -22,6 +22,7 @@ from pipeline.cli.options import make_engine
 from pipeline.engine.engine import Engine
 from pipeline.machine import Machine, duration
 from pipeline.recipe import Recipe
+from pipeline.ui import human_seconds
 
 
 def launch_options(command: Callable) -> Callable:
@@ -86,14 +87,25 @@ def seconds_of(deadline: str | None) -> float | None:
 
 
 def open_one(engine: Engine, target: str) -> Launch | None:
-    """A launch of the same recipe on the same target that is not over: the same command again."""
-    tree = engine.recipe.tree()
+    """The launch that the same command goes on with: one of this recipe on this target that is not
+    over, or else one that is finished with nothing left to compute, of which a box or the results
+    may still be elsewhere."""
+    tree, finished = orders.recipe_of(engine), None
     for each in known(engine.store):
-        if each.told.over is None and each.order.target == target:
-            theirs = {**each.order.recipe, "data": {**each.order.recipe["data"], "source": ""}}
-            if theirs == {**tree, "data": {**tree["data"], "source": ""}}:
+        if each.order.target == target and each.order.recipe == tree:
+            if each.told.over is None:
                 return each.launch
-    return None
+            if each.told.over.body["outcome"] == FINISHED:
+                finished = each.launch
+    done = finished is not None and all(item.result is not None for item in engine.plan())
+    return finished if done else None
+
+
+def within(order: Order) -> str:
+    """The limits of a launch, for whoever goes on with it and may have given others."""
+    limits = [f"${order.budget:.2f}"] if order.budget is not None else []
+    limits += [f"{human_seconds(order.seconds)} from its start"] if order.seconds else []
+    return " and ".join(limits) or "no limits"
 
 
 def begin(engine: Engine, machine: Machine, order: Order, packed: Bundle) -> Launch:

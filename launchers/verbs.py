@@ -19,6 +19,7 @@ from launchers.launches import Launch
 from launchers.launches import chosen as chosen_launch
 from launchers.local import verbs as containers
 from launchers.start import credential_options, secrets_of
+from launchers.target import Away, Refused, Target
 from launchers.targets import seen_to
 from pipeline.cli import stores
 from pipeline.cli.options import open_store, store_option
@@ -82,7 +83,15 @@ def _of_the_service(launch: Launch) -> str:
     """What the service has of a box that has not said anything in the store yet."""
     target = seen_to(launch)
     mine = [box for box in target.boxes() if box.launch == launch.name]
-    return "".join(f"{box.id} {box.state}: {box.why}\n{target.output(box)}" for box in mine)
+    return "".join(f"{box.id} {box.state}: {box.why}\n{_printed(target, box)}" for box in mine)
+
+
+def _printed(target: Target, box: Box) -> str:
+    """A log that cannot be had is no error: of a box that boots there is none yet."""
+    try:
+        return target.output(box)
+    except (Away, Refused) as error:
+        return f"{error}\n"
 
 
 def _write(data: bytes) -> None:

@@ -33,9 +33,9 @@ def target(options: Mapping[str, Any], secrets: Secrets) -> Any:
     wanted = VastOptions(**options.get("vast", {}))
     hours = start.estimator(from_tree(options["recipe"])) if "recipe" in options else _nobody_knows
     session = _RENEWED if options.get("credentials") == "made" else None
-    haste = pace().look / Pace().look
+    haste, patience = pace().look / Pace().look, pace().answer
     spacing = {kind: haste * seconds for kind, seconds in SPACING.items()}
-    return Vast(Client(spacing=spacing), wanted, hours, secrets, session)
+    return Vast(Client(patience=patience, spacing=spacing), wanted, hours, secrets, session)
 
 
 def _nobody_knows(gpu: str, gpus: int) -> float | None:
@@ -128,7 +128,10 @@ def vast(
         _ask(offers, limit, yes)
         launch = start.begin(engine, machine, order, packed)
     elif dry_run:
-        raise ValueError(f"{launch.name} is under way: see `launch ps`")
+        raise ValueError(f"{launch.name} is under way or done: see `launch ps --all`")
+    else:
+        limits = start.within(launch.order())
+        click.echo(f"launch: going on with {launch.name}, within {limits}", err=True)
     raise SystemExit(start.see_through(launch, market, detach))
 
 
