@@ -19,7 +19,7 @@ from launchers.launches import Launch
 from launchers.launches import chosen as chosen_launch
 from launchers.local import verbs as containers
 from launchers.start import credential_options, secrets_of
-from launchers.target import Away, Refused, Target
+from launchers.target import Away, Box, Refused, Target
 from launchers.targets import seen_to
 from pipeline.cli import stores
 from pipeline.cli.options import open_store, store_option
