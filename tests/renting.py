@@ -112,6 +112,7 @@ class World:
         for client in self._clients:
             client.kill()
         self.vast.__exit__()
+        print(f"==== {self.place}: {self.printed()}")  # is shown if the test has failed
 
     # what somebody does
 
