@@ -11,12 +11,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from launchers.bootstrap import ENDS, ROOT
+from launchers.credentials import settle
 from launchers.health import Floors, look
 from launchers.judging import UNHEALTHY
 from launchers.launches import Launch, Order
@@ -96,6 +98,10 @@ class Teller:
 
 def run(errand: dict[str, Any], order: bytes | None) -> int:
     """Do the errand; the exit code. ``order`` came along where the store is this box's own."""
+    settled = settle(os.environ, Path(tempfile.gettempdir()) / "ignite-keys")
+    for name in os.environ.keys() - settled.keys():  # what is a file now
+        del os.environ[name]
+    os.environ.update(settled)
     store = open_store(errand["store"])
     launch = Launch(store, errand["name"])
     if order is not None:
@@ -153,7 +159,7 @@ def _work(teller: Teller, signals: "Signals", order: Order, store: Store, place:
         return UNHEALTHY
     if signals.asked or teller.launch.stopping():
         return EXIT_INTERRUPTED
-    teller.tell(state="running")
+    teller.tell(state="running", trained=True)
     return train(teller, signals, command(order, place))
 
 
@@ -187,7 +193,7 @@ def toml(tree: dict[str, Any]) -> str:
 
 def train(teller: Teller, signals: "Signals", words: list[str]) -> int:
     """Run it, tell what it prints, and pass on that it is to stop; its exit code."""
-    environment = {**os.environ, "IGNITE_AGAIN": f"launch watch {teller.launch.name}"}
+    environment = {"IGNITE_AGAIN": f"launch watch {teller.launch.name}", **os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     )
@@ -209,6 +215,8 @@ def train(teller: Teller, signals: "Signals", words: list[str]) -> int:
             process.send_signal(signal.SIGTERM)
             told = True
     reader.join(timeout=10)
+    if told and process.returncode == -signal.SIGTERM:
+        return EXIT_INTERRUPTED  # it had not begun to listen, nor to work
     return process.returncode
 
 

@@ -1,20 +1,28 @@
 """What there is of launches and of boxes, and what each costs: for `launch ps` and `launch reap`.
 
-A box bills for nothing if no run of this store lives on it: it belongs to an attempt that is no
-longer in force, or to no launch that this store knows, or it has been silent for longer than a box
-may be. One look must decide, so here, and only here, the age of a box's last word is taken by two
-clocks that may differ; a few minutes do not matter to a person who looks.
+A box bills for nothing if no run lives on it: it belongs to an attempt that is no longer in force,
+or has been silent for longer than a box may be. One look must decide, so here, and only here, the
+age of a box's last word is taken by two clocks that may differ; a few minutes do not matter to a
+person who looks. Of a box whose launch is on another store nothing can be told, unless this machine
+has started it and so remembers where that is:
+
+    <cache>/launch/NAME.place    the store of the launch NAME
 """
 
+import contextlib
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from launchers.history import History, history
 from launchers.judging import Pace
 from launchers.launches import Launch, Order, launches
 from launchers.target import Box
+from pipeline.errors import StoreError
+from pipeline.store.disk import Disk
+from pipeline.store.places import caches, open_store
 from pipeline.store.store import Store
 from pipeline.ui import age
 
@@ -41,10 +49,11 @@ class Known:
         """As JSON values, with its boxes."""
         attempt = self.told.attempts[-1] if self.told.attempts else None
         over = self.told.over
+        idle = "waiting" if attempt and self.told.current is None else "starting"
         return {
             "launch": self.launch.name,
             "target": self.order.target,
-            "state": over.body["outcome"] if over else self.word.get("state", "starting"),
+            "state": over.body["outcome"] if over else self.word.get("state", idle),
             "attempts": len(self.told.attempts),
             "on": attempt.offer.get("gpu", "") if attempt else "",
             "spent": round(self.told.cost(now), 4),
@@ -93,14 +102,45 @@ def blamed(launches_: Iterable[Known], target: str, now: float) -> set[str]:
     return set().union(*(each.told.avoid for each in recent))
 
 
-def sorted_out(
-    launches_: Iterable[Known], boxes: Iterable[Box], now: float | None = None
-) -> tuple[list[Box], list[Box]]:
-    """(boxes on which a run of these launches lives, those that bill for nothing)."""
-    at = time.time() if now is None else now
-    by_name = {each.launch.name: each for each in launches_}
-    live, idle = [], []
+def remember(launch: Launch) -> None:
+    """Note on this machine where a launch keeps its state, so that its boxes are known for its."""
+    with contextlib.suppress(StoreError, OSError):
+        Disk(caches() / "launch").replace(f"{launch.name}.place", launch.store.place.encode())
+
+
+def _remembered(name: str) -> Known | None:
+    with contextlib.suppress(StoreError, OSError, ValueError):
+        if place := Disk(caches() / "launch").read(f"{name}.place"):
+            return Known.of(Launch(open_store(place.decode()), name))
+    return None
+
+
+def owners(store: Store, boxes: Iterable[Box]) -> dict[str, Known]:
+    """The launches of a store by name, and those on other stores, started here, that have boxes."""
+    found = {each.launch.name: each for each in known(store)}
+    for name in {box.launch for box in boxes} - found.keys():
+        if re.fullmatch(r"[\w-]+", name) and (other := _remembered(name)) is not None:
+            found[name] = other
+    return found
+
+
+class Sorted(NamedTuple):
+    """Boxes by what is known of them."""
+
+    live: list[Box]  # a run lives on it
+    idle: list[Box]  # it is a launch's that we know, and bills for nothing
+    strange: list[Box]  # it is a launch's that we know nothing of
+
+
+def sorted_out(by_name: Mapping[str, Known], boxes: Iterable[Box]) -> Sorted:
+    """Which boxes bill for nothing, as far as these launches tell."""
+    found, now = Sorted([], [], []), time.time()
     for box in boxes:
         owner = by_name.get(box.launch)
-        (live if owner is not None and owner.lives_on(box, at) else idle).append(box)
-    return live, idle
+        if owner is None:
+            found.strange.append(box)
+        elif owner.lives_on(box, now):
+            found.live.append(box)
+        else:
+            found.idle.append(box)
+    return found

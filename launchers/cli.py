@@ -15,13 +15,14 @@ VERBS = {
     "local": ("launchers.local.command:local", "Train in a container on this machine."),
     "vast": ("launchers.vast.command:vast", "Rent a GPU at Vast.ai and train on it."),
     "kaggle": ("launchers.kaggle.command:kaggle", "Train in Kaggle's sessions with two T4s."),
+    "colab": ("launchers.colab.command:colab", "Write a notebook that trains on Colab."),
     "plan": ("launchers.plan_command:plan", "Say what a run would take on each target."),
     "ps": ("launchers.ps:ps", "Show what runs, and what it costs; 3 if something bills idly."),
     "logs": ("launchers.verbs:logs", "Show what a run has printed."),
     "watch": ("launchers.verbs:watch", "See to a launch from here: replace, finish, tidy up."),
     "stop": ("launchers.verbs:stop", "Let a run save all and end; nothing of it bills."),
     "pull": ("launchers.verbs:pull", "Fetch what a run has made."),
-    "reap": ("launchers.verbs:reap", "Destroy every machine that bills without a run."),
+    "reap": ("launchers.reap:reap", "Destroy every machine that bills without a run."),
 }
 
 
@@ -54,6 +55,7 @@ def cli() -> None:
     launch local --size small --data corpus.txt     train in a container on this machine
     launch vast --size large --store s3://me/run    rent a GPU, with a cap on what it costs
     launch kaggle --size small                      Kaggle's two T4s, session after session
+    launch colab --size small --store s3://me/run   a notebook that goes on where it was
     launch ps                                       what runs, how far it is, and what bills
     launch stop                                     save all, and stop
     """

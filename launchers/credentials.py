@@ -109,6 +109,17 @@ def box_secrets(
     return made
 
 
+def names(store_url: str) -> tuple[list[list[str]], list[str]]:
+    """(sets of variables, one of which opens the store; others that help), for a place that has
+    secrets of its own. Raises ValueError for what a box cannot open."""
+    kind = _kind(store_url)
+    if kind is None:
+        return [], []
+    ways = [list(names) for names in _OPENS[kind]]
+    known = {name for names in ways for name in names} | {_GOOGLE_FILE}
+    return ways, [name for name in _TAKEN[kind] if name not in known]
+
+
 def _kind(url: str) -> tuple[str, ...] | None:
     """The kind of place; None for a directory. Raises ValueError for what a box cannot open."""
     if "://" not in url or url.startswith("file://"):

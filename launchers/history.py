@@ -2,17 +2,19 @@
 
     creating   {attempt, offer, limit}        about to ask for a box, under a label of its own
     created    {attempt, id}                  the box that came of it
-    left       {attempt, why, code, avoid}    it is of no use any more: to be destroyed
+    left       {attempt, why, code, ...}      it is of no use any more: to be destroyed
     over       {outcome, why}                 nothing follows; finished, stopped, failed
 
 ``limit`` is what the box's time is up to: session, deadline or budget. ``avoid`` names a machine
-that was to blame. ``unsure`` says that a box may yet appear, because an answer was lost.
+that was to blame, ``trained`` says that the box came to train, ``unsure`` that one may yet appear,
+because an answer was lost.
 
 An attempt is in force from its ``creating`` to its ``left``. Whatever box of the launch is not that
 of the attempt in force is to be destroyed, whoever made it: that one rule tidies up after creates
 that were carried out twice, clients that died, and boxes that came back.
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +39,7 @@ class Attempt:
     code: int | None = None
     why: str = ""
     unsure: bool = False
+    trained: bool = False
 
     @property
     def failed(self) -> bool:
@@ -68,6 +71,12 @@ class History:
         last = self.attempts[-1] if self.attempts else None
         return last if last is not None and last.ended is None and self.over is None else None
 
+    @property
+    def barren(self) -> int:
+        """How many boxes in a row, up to the last, have not come to train."""
+        fruitless = (not each.trained for each in reversed(self.attempts) if each.id is not None)
+        return sum(1 for _ in itertools.takewhile(bool, fruitless))
+
     def cost(self, now: float) -> float:
         return sum(attempt.cost(now) for attempt in self.attempts)
 
@@ -89,6 +98,7 @@ def history(events: Iterable[Event]) -> History:
         elif event.kind == "left" and attempt is not None:
             attempt.ended, attempt.code = body["seconds"], body.get("code")
             attempt.why, attempt.unsure = body.get("why", ""), body.get("unsure", False)
+            attempt.trained = body.get("trained", False)
             if body.get("avoid"):
                 told.avoid.add(str(body["avoid"]))
         elif event.kind == "over" and told.over is None:

@@ -18,7 +18,7 @@ UNHEALTHY = 69  # sysexits.h EX_UNAVAILABLE: a box that is not worth training on
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds, but for ``failures``."""
+    """Seconds, but for ``failures`` and ``barren``."""
 
     look: float = 15.0  # between two looks
     settle: float = 60.0  # until a box that was asked for shows in the service's list, if at all
@@ -29,12 +29,13 @@ class Pace:
     dry: float = 60.0  # between two looks at a market that has nothing
     answer: float = 60.0  # until a service's answer is no longer waited for
     failures: int = 3  # boxes that may end in a way that nobody can explain
+    barren: int = 5  # boxes in a row that may go before they train: it may not be their fault
 
 
 def pace() -> Pace:
     """As above, or that share of it which IGNITE_PACE says: tests have less time than services."""
     share = float(os.environ.get("IGNITE_PACE", 1.0))
-    times = {item.name: share * item.default for item in fields(Pace) if item.name != "failures"}
+    times = {item.name: share * item.default for item in fields(Pace) if item.type is float}
     return Pace(**times)
 
 
@@ -69,6 +70,8 @@ class Judge:
             self.forget("away", number)
         elif self.lasted("away", number) > self.pace.away:
             return f"it is offline: {seen.why or 'the service cannot reach it'}"
+        if seen.mute:
+            return None
         if not word:
             if self.lasted("boot", number) > self.pace.boot:
                 within = human_seconds(self.pace.boot)

@@ -180,20 +180,31 @@ class Launch:
 
     # stopping
 
-    def stop(self, why: str = "") -> None:
-        """Ask for it to stop, wherever it runs."""
-        flag = redacted_tree({"at": now(), "by": me(), "why": why})
+    def stop(self, why: str = "", *, limit: bool = False) -> None:
+        """Ask for it to stop, wherever it runs; ``limit``: because it has come to one."""
+        flag = redacted_tree({"at": now(), "by": me(), "why": why, "limit": limit})
         self.store.replace(self._at("stop"), canonical(flag))
 
     def stopping(self) -> str | None:
-        """Who wants it to stop, in words; None if nobody does. Any flag counts, also a cut one."""
-        flag = self.store.read(self._at("stop"))
-        if flag is None:
+        """Why it is to stop, in words; None if nobody wants it. Any flag counts, also a cut one."""
+        flag = self._flag()
+        if flag is None or flag.get("limit"):
+            return flag and str(flag["why"])
+        why = flag.get("why")
+        return f"{flag.get('by', 'somebody')} asked for it" + (f": {why}" if why else "")
+
+    def limited(self) -> bool:
+        """Is it to stop because a limit is reached?"""
+        return bool((self._flag() or {}).get("limit"))
+
+    def _flag(self) -> dict[str, Any] | None:
+        data = self.store.read(self._at("stop"))
+        if data is None:
             return None
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            told = json.loads(flag)
-            return f"{told['by']} asked for it" + (f": {told['why']}" if told["why"] else "")
-        return "somebody asked for it"
+        with contextlib.suppress(ValueError):
+            if isinstance(told := json.loads(data), dict):
+                return told
+        return {}
 
     # who sees to it
 

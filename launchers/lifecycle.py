@@ -16,6 +16,7 @@ on any machine, goes on. The rules:
 * Limits of money and time are kept here, and by the box itself: it is told when it must be gone.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict
@@ -29,6 +30,7 @@ from pipeline.cli.process import EXIT_INTERRUPTED
 from pipeline.errors import StoreAway
 from pipeline.ui import human_seconds
 
+_TAIL = 4  # lines
 WORDLESS = -1  # the exit code of a box that could not tell it
 
 
@@ -53,6 +55,7 @@ class Keeper:
         self.order: Order = launch.order()
         self.judge = Judge(self.pace)
         self._said: set[str] = set()
+        self._heard: tuple[str, list[str]] = ("", [])  # a label, and what that box printed last
         self._avoid = set(avoid)
 
     # the loop
@@ -122,7 +125,8 @@ class Keeper:
 
     def _leave(self, attempt: int, why: str, avoid: str | None = None, **more: Any) -> None:
         """The attempt ends; what is left of it is destroyed at the next look."""
-        if self._append("left", attempt=attempt, why=why, avoid=avoid, **more):
+        trained = bool(self.launch.box(attempt).get("trained"))
+        if self._append("left", attempt=attempt, why=why, avoid=avoid, trained=trained, **more):
             self.say(f"attempt {attempt}: {why}")
 
     def once(self, line: str) -> None:
@@ -136,9 +140,11 @@ class Keeper:
         if ours:
             return  # first what is left of the attempt before must be gone
         if why := self.launch.stopping():
-            self._over(STOPPED, why)
+            self._over(FAILED if self.launch.limited() else STOPPED, why)
         elif limit := self._reached(told):
             self._over(FAILED, limit)
+        elif (count := told.barren) >= self.pace.barren:
+            self._over(FAILED, f"{count} boxes in a row have not come to train; {_last(told)}")
         elif (offer := self._choose(told)) is not None:
             self._create(told, offer)
 
@@ -232,12 +238,25 @@ class Keeper:
             self._ended(told, attempt, word)
         elif seen is None:
             if self.judge.lasted("unseen", number) > self.pace.settle:
-                self._leave(number, "it is gone, and it was not us who destroyed it")
+                self._leave(number, "it is gone, by itself" + self._printed(number))
         elif why := self.judge.unfit(number, seen, word):
             self._leave(number, why, None if seen.state == "stopped" else seen.machine)
         else:
             self.judge.forget("unseen", number)
-            self._stop(told, number, word)
+            self._listen(seen, word)
+            self._stop(told, number, seen, word)
+
+    def _listen(self, seen: Box, word: dict[str, Any]) -> None:
+        """What a box prints before it can speak through the store is soon gone with it."""
+        if not word and seen.state == "running" and not seen.mute:
+            with contextlib.suppress(Away, Refused):
+                self._heard = (seen.label, self.target.output(seen).strip().splitlines()[-_TAIL:])
+
+    def _printed(self, number: int) -> str:
+        label, lines = self._heard
+        if label != f"{self.launch.name}/{number}" or not lines:
+            return ""
+        return ". The last that it printed: " + " | ".join(lines)
 
     def _last_word(self, number: int, seen: Box) -> dict[str, Any] | None:
         """How it ended; what lies with the service alone may tell. None: not yet known."""
@@ -249,14 +268,17 @@ class Keeper:
         word = self.launch.box(number)
         if _over(word):
             return word
-        return {"state": "ended", "code": WORDLESS, "why": seen.why or "it ended without a word"}
+        why = (seen.why or "it ended without a word") + self._printed(number)
+        return {"state": "ended", "code": WORDLESS, "why": why}
 
-    def _stop(self, told: History, number: int, word: dict[str, Any]) -> None:
+    def _stop(self, told: History, number: int, seen: Box, word: dict[str, Any]) -> None:
         """Ask the box to stop when a limit is reached, and do not wait for ever."""
         why = self.launch.stopping()
         if why is None and (why := self._reached(told)):
-            self.launch.stop(why)
-        if why is not None:
+            self.launch.stop(why, limit=True)
+        if why is not None and seen.mute:
+            self.once(f"attempt {number}: cannot be reached, and ends by itself: {seen.why}")
+        elif why is not None:
             self.once(f"attempt {number}: to stop, as soon as all is saved: {why}")
             if not word or self.judge.lasted("leaving", number) > self.pace.leaving:
                 self._leave(number, f"given up: {why}", code=EXIT_INTERRUPTED)
@@ -272,8 +294,9 @@ class Keeper:
         self._leave(attempt.number, said or f"ended with exit code {code}", blamed, code=code)
         if code == 0:
             self._over(FINISHED, "every stage has its result")
-        elif code == EXIT_INTERRUPTED and attempt.limit != "session":
-            if limit := self._reached(told, attempt.limit):
+        elif code == EXIT_INTERRUPTED and not self.launch.stopping():
+            # nobody has asked it to: its time was over, and if that was not its kind's, all is
+            if attempt.limit != "session" and (limit := self._reached(told, attempt.limit)):
                 self._over(FAILED, limit)
         elif code in (1, 2):
             self._over(FAILED, f"the run itself failed: see `launch logs {self.launch.name}`")
@@ -283,6 +306,11 @@ class Keeper:
     def _failures(self, told: History) -> int:
         """Boxes before this one that ended by themselves and not as they should."""
         return sum(each.failed for each in told.attempts)
+
+
+def _last(told: History) -> str:
+    last = told.attempts[-1]
+    return f"the last, attempt {last.number}: {last.why}"
 
 
 def _over(word: dict[str, Any] | None) -> bool:

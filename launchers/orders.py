@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from launchers import bundle
+from launchers import bundle, census
 from launchers.launches import Launch, Order, new_name
 from pipeline.cli.process import stop_on_signals
 from pipeline.data.sources import DATASETS
@@ -79,4 +79,5 @@ def place(engine: Engine, order: Order, packed: bundle.Bundle) -> Launch:
     bundle.send(packed, engine.store)
     launch = Launch(engine.store, order.name)
     launch.place(order)
+    census.remember(launch)
     return launch

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from launchers.census import Known, box_entry, known, sorted_out
+from launchers.census import Known, Sorted, box_entry, known, owners, sorted_out
 from launchers.local import verbs as containers
 from launchers.local.containers import Run
 from launchers.target import Box
@@ -39,8 +39,7 @@ def ps(store: str, every: bool, as_json: bool) -> None:
     launched, services = known(opened), dict(listed(opened))
     boxes = [box for told in services.values() if isinstance(told, list) for box in told]
     unasked = {name: told for name, told in services.items() if isinstance(told, str)}
-    _, stray = sorted_out(launched, boxes)
-    stray = [box for box in stray if box.per_hour > 0]
+    stray = billing(sorted_out(owners(opened, boxes), boxes))
     shown = [each for each in launched if every or _matters(each, boxes)]
     if as_json:
         workers = [*found, *(run.entry() for run in idle)]
@@ -49,6 +48,11 @@ def ps(store: str, every: bool, as_json: bool) -> None:
         _print(store, found, idle, shown, boxes, stray, unasked)
     if stray:
         raise SystemExit(BILLS)
+
+
+def billing(found: Sorted) -> list[Box]:
+    """Those that cost something although no run that is known here lives on them."""
+    return [box for box in (*found.idle, *found.strange) if box.per_hour > 0]
 
 
 def _matters(each: Known, boxes: list[Box]) -> bool:

@@ -1,4 +1,4 @@
-"""The verbs for what runs already: logs, stop, pull, watch, reap.
+"""The verbs for what runs already: logs, stop, pull, watch.
 
 RUN is a container of this machine or a launch of the store, by its name or the beginning of it. A
 launch can be seen to from any machine that has the store and, to destroy boxes, the account's key.
@@ -13,19 +13,18 @@ import click
 
 from launchers import start
 from launchers.attendance import Output, attended
-from launchers.census import known, sorted_out
+from launchers.census import known
 from launchers.history import history
 from launchers.launches import Launch
 from launchers.launches import chosen as chosen_launch
 from launchers.local import verbs as containers
 from launchers.start import credential_options, secrets_of
 from launchers.target import Away, Box, Refused, Target
-from launchers.targets import listed, seen_to
+from launchers.targets import seen_to
 from pipeline.cli import stores
 from pipeline.cli.options import open_store, store_option
 
 run_argument = click.argument("run", required=False, metavar="[RUN]")
-_TRIES, _PAUSE = 10, 3.0  # looks at whether boxes are gone, and seconds between them
 
 
 def _found(run: str | None, store: str) -> Launch | None:
@@ -121,7 +120,12 @@ def stop(run: str | None, store: str, now: bool, why: str) -> None:
         return
     if now:
         _give_up(launch)
-    raise SystemExit(0 if attended(launch, seen_to(launch)) in (0, 75) else 1)
+    try:
+        target = seen_to(launch)
+    except ValueError as error:
+        click.echo(f"{launch.name} is asked to stop. Whether it bills cannot be seen here: {error}")
+        raise SystemExit(1) from None
+    raise SystemExit(0 if attended(launch, target) in (0, 75) else 1)
 
 
 def _give_up(launch: Launch) -> None:
@@ -178,67 +182,3 @@ def _brought(launch: Launch) -> str:
             if box.launch == launch.name and box.state == "ended":
                 target.collect(box)
     return launch.store.place
-
-
-@click.command()
-@store_option
-@click.option("--all", "every", is_flag=True, help="Also those on which a run lives; asks first.")
-@click.option("-n", "--dry-run", is_flag=True, help="Say what would be destroyed, only.")
-@click.option("-y", "--yes", is_flag=True, help="With --all: do not ask.")
-def reap(store: str, every: bool, dry_run: bool, yes: bool) -> None:
-    """Destroy every rented machine of yours that bills without a run that lives on it.
-
-    Whether one lives is judged by what it last said in the store, so give the store that it works
-    on: machines of other stores are not known here, and are destroyed. Exit code 1 if something is
-    still there in the end.
-
-    \b
-    launch reap -n --store s3://bucket/run
-    launch reap --all --store s3://bucket/run
-    """
-    opened = open_store(store)
-    left, silent = _rounds(opened, every, dry_run, yes)
-    for name, why in silent.items():
-        click.echo(f"{name} was not asked: {why}", err=True)
-    for box in left:
-        click.echo(f"still there: {box.label or box.id} ({box.id}), {box.state}", err=True)
-    if (left and not dry_run) or silent:
-        raise SystemExit(1)
-    if not left:
-        click.echo("nothing bills without a run")
-
-
-def _rounds(store: Any, every: bool, dry_run: bool, yes: bool) -> tuple[list[Box], dict[str, str]]:
-    """Destroy, and look again until it is so; what is left, and which services did not answer."""
-    for round_ in range(_TRIES):
-        services = dict(listed(store))
-        silent = {name: told for name, told in services.items() if isinstance(told, str)}
-        wanted: list[Box] = []
-        for name, told in services.items():
-            if isinstance(told, str):
-                continue
-            live, idle = sorted_out(known(store), told)
-            wanted += idle + (live if every else [])
-            if every and live and not (dry_run or yes) and round_ == 0:
-                click.confirm(f"runs live on {len(live)} of them. Destroy them?", abort=True)
-            _destroy(store, name, idle + (live if every else []), dry_run)
-        if not wanted or dry_run:
-            return wanted, silent
-        time.sleep(_PAUSE if round_ else 0.5)
-    return wanted, silent
-
-
-def _destroy(store: Any, name: str, boxes: list[Box], dry_run: bool) -> None:
-    from launchers.targets import connect
-
-    target = connect(name, store, {}) if boxes and not dry_run else None
-    for box in boxes:
-        does = "would destroy" if target is None else "destroying"
-        what = f"{box.label or box.id} ({box.id}, {box.gpu} {box.state})"
-        click.echo(f"{does} {what}, ${box.per_hour:.3f} an hour")
-        if target is None:
-            continue
-        try:
-            target.destroy(box.id)
-        except (Away, Refused) as error:
-            click.echo(f"  not yet: {error}", err=True)

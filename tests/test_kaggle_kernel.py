@@ -84,9 +84,11 @@ def test_no_secret_of_this_machine_is_in_it():
 def test_which_secrets_a_store_needs():
     assert kernel.secrets("") == {"needed": [], "optional": []}
     assert kernel.secrets("s3://b/r")["needed"] == ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
-    assert kernel.secrets("abfs://b/r")["needed"] == ["AZURE_STORAGE_ACCOUNT_NAME"]
-    with pytest.raises(Refused, match="gs:// cannot be a store for Kaggle"):
-        kernel.secrets("gs://b/r")
+    azure = kernel.secrets("abfs://b/r")  # there are several ways in, and none is needed by all
+    assert azure["needed"] == [] and "AZURE_STORAGE_SAS_TOKEN" in azure["optional"]
+    assert kernel.secrets("gs://b/r")["needed"] == ["GOOGLE_APPLICATION_CREDENTIALS_JSON"]
+    with pytest.raises(Refused, match="sftp://"):
+        kernel.secrets("sftp://b/r")
 
 
 def test_what_is_shown_of_it_is_short():

@@ -110,14 +110,16 @@ class Play:
         self.look(times=3)
         attempt = self.attempts()[-1]
         self.market.become(attempt.id, "running")
-        self.launch.tell(attempt.number, state="running")
+        self.launch.tell(attempt.number, state="running", trained=True)
         return attempt
 
     def attempts(self):
         return history(Launch(self.store, self.launch.name).events()).attempts
 
     def end(self, code, **more):
-        self.launch.tell(self.attempts()[-1].number, state="ended", code=code, **more)
+        number = self.attempts()[-1].number
+        trained = bool(self.launch.box(number).get("trained"))
+        self.launch.tell(number, state="ended", code=code, trained=trained, **more)
 
 
 @pytest.fixture
@@ -294,7 +296,9 @@ def test_boxes_that_fail_for_no_reason_are_tried_three_times(play):
     assert len(play.market.made) == 3 and not play.market.listed
 
 
-def test_stopping_waits_for_the_box_and_destroys_it(play):
+@pytest.mark.parametrize("limits", [{}, {"budget": 9.0}])
+def test_stopping_waits_for_the_box_and_destroys_it(tmp_path, limits):
+    play = Play(tmp_path, **limits)
     play.boot()
     play.launch.stop("the card is needed")
     play.look(times=5)
@@ -450,3 +454,18 @@ def test_machines_that_failed_other_launches_are_avoided_for_a_week(play):
     assert (
         blamed(others, "elsewhere", play.now) == blamed(others, "market", play.now + 1e6) == set()
     )
+
+
+def test_boxes_that_go_before_they_train_are_not_asked_for_for_ever(play):
+    """It may be the store's keys, or the image: nothing that another machine would mend."""
+    play.market.output = lambda box: "Collecting s3fs\nerror: no such bucket\n"
+    for look in range(200):
+        if (outcome := play.look()) is not None:
+            break
+        for id in [*play.market.listed]:
+            play.market.become(id, "running")
+        if look % 5 == 4:
+            play.market.listed.clear()
+    assert outcome == "failed" and len(play.market.made) == PACE.barren
+    assert "have not come to train" in play.lines[-1]
+    assert "no such bucket" in play.lines[-1]

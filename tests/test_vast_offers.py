@@ -73,7 +73,7 @@ def test_what_the_service_is_asked():
         lambda gpu, gpus: {"RTX 4090": 4.0, "RTX 3090": 8.0}[gpu],
     )
     assert asked["gpu_name"] == {"in": ["RTX 4090", "RTX 3090"]}
-    assert asked["duration"] == {"gte": 10 * 3600}  # of the slower one, and some more
+    assert asked["duration"] == {"gte": 10.5 * 3600}  # of the slower one, and some more
     assert asked["geolocation"] == {"in": ["NO", "SE"]}
     assert asked["cuda_max_good"] == {"gte": 12.8}  # as the image's name says
     assert asked["dph_total"] == {"lte": 0.9}

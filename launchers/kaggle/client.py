@@ -21,7 +21,7 @@ from typing import Any
 from launchers.kaggle import account
 from launchers.kaggle.account import SETTINGS, Login
 from launchers.target import Away, Refused
-from pipeline.redact import redacted
+from pipeline.redact import hide, redacted
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and for each piece of an answer
 LISTEN = 5.0  # seconds for which a log that grows is listened to
@@ -77,6 +77,8 @@ class Transport:
         from requests import Session
 
         self.login, self.session = login, Session()
+        for secret in login.secrets:
+            hide(secret)
         self.base = f"{get_endpoint(KaggleEnv.PROD)}/v1"
         self.session.headers["User-Agent"] = "ignite-llm"
 
@@ -163,8 +165,6 @@ class Transport:
 
     def clean(self, words: str) -> str:
         """Words of Kaggle's that may be shown."""
-        for secret in self.login.secrets:
-            words = words.replace(secret, "...")
         return " ".join(redacted(words).split())[:400]
 
 

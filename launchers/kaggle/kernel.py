@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from launchers.credentials import names
 from launchers.kaggle.pack import NAME as PACK
 from launchers.target import Errand, Refused
 
@@ -26,35 +27,21 @@ STORE = "/kaggle/working/store"
 WORKING = "/kaggle/working"
 _MARK = re.compile(r"^# launch ([\w-]+)/(\d+)$", re.M)
 
-# what programs for a kind of store look for in the environment: needed, and used if there
-_AWS = (
-    ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    ("AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"),
-)
-_AZURE = (
-    ("AZURE_STORAGE_ACCOUNT_NAME",),
-    ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"),
-)
-_SECRETS = {"s3": _AWS, "s3a": _AWS, "abfs": _AZURE, "abfss": _AZURE, "az": _AZURE}
 _OPEN = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AZURE_STORAGE_ACCOUNT_NAME")  # no secrets
 
 
 def secrets(store: str) -> dict[str, list[str]]:
     """The names of secrets that a session needs for a store, and that it uses if they are there.
 
-    Raises Refused for a kind of store whose credentials are no words: a session has only words.
+    Raises Refused for what a session cannot open.
     """
-    if not store:
-        return {"needed": [], "optional": []}
-    kind = store.partition("://")[0]
-    if kind not in _SECRETS:
-        raise Refused(
-            f"{kind}:// cannot be a store for Kaggle: its credentials are files, and a session "
-            "gets only words. Give an s3:// or abfs:// store, or a directory of this machine: "
-            "then everything travels through Kaggle"
-        )
-    needed, optional = _SECRETS[kind]
-    return {"needed": list(needed), "optional": list(optional)}
+    try:
+        ways, others = names(store)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    needed = [name for name in ways[0] if all(name in way for way in ways)] if ways else []
+    some = dict.fromkeys(name for way in ways for name in way if name not in needed)
+    return {"needed": needed, "optional": [*some, *others]}
 
 
 def told(errand: Errand, order: bytes, sent: str, environ: Mapping[str, str] = os.environ) -> dict:

@@ -25,12 +25,16 @@ INTERRUPTED = 75  # all is saved, and the next session goes on
 
 
 class Failed(Exception):
-    """Something that a person must mend."""
+    """Something that a person must mend or, with another ``code`` than 1, time."""
+
+    def __init__(self, why: str, code: int = 1) -> None:
+        super().__init__(why)
+        self.code = code
 
 
 def main(told: dict, archive: str) -> int:
     """Do the errand; the exit code of this session, which its last line explains."""
-    code, why, left = 1, "", False
+    why, left = "", False
     try:
         environment = {**os.environ, **told["environment"], **secrets(told["secrets"])}
         if told["errand"]["seconds"] is not None:
@@ -39,7 +43,7 @@ def main(told: dict, archive: str) -> int:
         environment["PYTHONPATH"] = room
         code, left = work(told, room, environment)
     except Failed as error:
-        why = str(error)
+        code, why = error.code, str(error)
         print(f"error: {why}", flush=True)
     print("ignite-llm ended: " + json.dumps({"code": code, "why": why}), flush=True)
     # what is left counts for more than how it ended: of a session that fails, Kaggle may keep none
@@ -103,7 +107,7 @@ def work(told: dict, room: str, environment: dict[str, str]) -> tuple[int, bool]
     store = told["errand"]["store"]
     code = run(["launchers.kaggle.native", "gather", INPUT, store, told["sent"]], room, environment)
     if code:
-        raise Failed(f"what was sent for this session cannot be used ({code}): see above")
+        raise Failed("what was sent for this session cannot be used: see above", code)
     code = run(train, room, environment)
     left = run(["launchers.kaggle.native", "leave", store], room, environment) == 0
     return code, left

@@ -6,7 +6,7 @@ ends when it is done, when it sees the stop flag in its store, or when its time 
 which nobody promises to end the session). It costs nothing, so it may be left to itself. And it may
 do without a store elsewhere (*native*: the launch's store is a directory): then what is known of
 the run is sent as a private data set, the session keeps a store of its own, and ``collect`` brings
-what it has left. In between nothing is heard of it but what it prints.
+what it has left. In between nothing is heard of it but what it prints: it is ``mute``.
 
 A launch is one kernel, and an attempt one version of it; whose attempt a version is, its source
 says. An ended session is listed until the launch's events say that it was ``left``.
@@ -225,8 +225,10 @@ class Kaggle:
             since = newest.since if number == newest.number else None
             id = f"{self.client.owner}/{slug}/{number}"
             state = _STATES.get(status.word, "away")
+            # with no store between us, or in Kaggle's queue
+            mute = state == "starting" or (state != "ended" and self.store.remote is None)
             why = status.why or f"Kaggle calls it {status.word}"
-            each = Box(id, label, state, 0.0, gpu=GPU, since=since, why=why)
+            each = Box(id, label, state, 0.0, gpu=GPU, since=since, why=why, mute=mute)
             if state != "ended" or not (ends.over or each.attempt in ends.left):
                 found.append(each)
         return found

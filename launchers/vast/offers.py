@@ -19,6 +19,7 @@ MARGIN = 1.2  # times the least bid that is taken: the least is the first to be 
 _MONTH = 720.0  # hours, in the price of a GB for a month
 _LIMIT = 64  # offers in an answer; the service counts them against a daily allowance
 _SPARE = 1.25  # times the estimate: a machine must be there for so long
+_START = 0.5  # hours until it trains, at most
 _UNKNOWN = 6.0  # hours, where nothing can be estimated
 
 
@@ -26,7 +27,7 @@ def query(options: VastOptions, hours: Hours, *, any_price: bool = False) -> dic
     """What the service is asked."""
     names = [name.strip().replace("_", " ") for name in options.gpu.split(",") if name.strip()]
     estimates = [told for name in names if (told := hours(name, options.gpus)) is not None]
-    planned = max(estimates, default=_UNKNOWN) * _SPARE
+    planned = max(estimates, default=_UNKNOWN) * _SPARE + _START
     asked: dict[str, Any] = {
         "verified": {"eq": True},
         "external": {"eq": False},

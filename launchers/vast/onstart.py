@@ -36,7 +36,7 @@ import time
 import urllib.error
 import urllib.request
 
-GRACE = 2  # seconds for the last words to reach the log
+GRACE, LOOK = 2, 45  # seconds for the log: after a good end, and after one that somebody must read
 TRIES = 5  # of a fetch, and refusals of the key until it is believed
 STILL_BILLS = 69
 OVER = 75  # as the pipeline says: interrupted, can go on
@@ -60,7 +60,7 @@ def main():
     except Exception as error:  # a full disk, say: the box must go all the more
         say(f"{type(error).__name__}: {error}")
     say(f"the launch ended with exit code {code}: destroying this box")
-    time.sleep(GRACE)
+    time.sleep(GRACE if code in (0, OVER) else float(os.environ.get("IGNITE_LOOK", LOOK)))
     sys.exit(code if destroy() else STILL_BILLS)
 
 
@@ -246,7 +246,8 @@ def fetch(errand):
 def unpack(data, folder):
     place = tempfile.mkdtemp(dir=folder)
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        archive.extractall(place, filter="data")  # which leaves the folder with no name
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.3
+        archive.extractall(place, **safe)  # it is what was sent: its hash says so
     return place
 
 

@@ -152,6 +152,7 @@ class FakeVast:
     late: float = 2.0
     env: Mapping[str, str] = field(default_factory=dict)  # for all instances
     key: str = "fake-account-key-0123456789"
+    kind: type[Box] = Box  # vast_container.ContainerBox: as containers of the image asked for
 
     def __post_init__(self) -> None:
         self.lock, self._over = threading.RLock(), threading.Event()
@@ -247,7 +248,7 @@ class FakeVast:
     def rent(self, offer: Mapping[str, Any], body: Mapping[str, Any], *, halted: bool) -> Box:
         with self.lock:
             number = len(self.boxes) + 1
-            box = Box(7000 + number, offer, body, self.folder / f"box-{number}")
+            box = self.kind(7000 + number, offer, body, self.folder / f"box-{number}")
             box.open_account(self.now())
             box.halted, box.status = halted, "stopped" if halted else None
             if self._fated(number, Life.NO_KEY):

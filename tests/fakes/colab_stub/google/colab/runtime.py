@@ -1,0 +1,5 @@
+from google.colab import asked
+
+
+def unassign() -> None:
+    asked("unassign")
