@@ -171,6 +171,10 @@ def web(answer: Callable[[Request], Answer | None]) -> Iterator[str]:
             told = answer(Request(self.command, self.path, dict(self.headers), body))
             if told is None:
                 return
+            with contextlib.suppress(ConnectionError):  # who asked may have been killed
+                self.tell(told)
+
+        def tell(self, told: Answer) -> None:
             self.send_response(told.status)
             usual = {"Content-Length": str(len(told.body)), "Connection": "close"}
             for name, value in (usual | dict(told.headers)).items():
