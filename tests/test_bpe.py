@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, models, pre_tokenizers, trainers
 
-from model import bpe
+from model import bpe_plain
 from model.bpe import END_OF_TEXT, Tokenizer
 from model.bpe_export import to_huggingface, to_tiktoken
 from model.bpe_merges import apply_merges, pairs_of
-from model.split import PATTERN
+from model.split import PATTERN_NAME, PATTERNS
 
 _SENTENCES = [
     "Don't panic: she's 42, he'LL be 1234567!\r\n\r\n  \tEnd   ",
@@ -37,7 +37,7 @@ def huggingface(
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PATTERNS[PATTERN_NAME]), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -216,10 +216,11 @@ def test_a_piece_of_a_million_letters_is_encoded_in_seconds() -> None:
 
 def test_the_cache_of_pieces_is_bounded_and_changes_nothing(trained, monkeypatch) -> None:
     expected = [trained.encode(text) for text in _SENTENCES]
-    monkeypatch.setattr(bpe, "_CACHE_PIECES", 4)
+    monkeypatch.setenv("IGNITE_TOKENIZER", "reference")
+    monkeypatch.setattr(bpe_plain, "_CACHE_PIECES", 4)
     small = Tokenizer(trained.merges)
     assert [small.encode(text) for text in _SENTENCES * 2] == expected * 2
-    assert len(small._ids_of_piece) <= 4
+    assert len(small._coder._ids_of_piece) <= 4
 
 
 def test_special_tokens_are_text_unless_allowed(trained: Tokenizer) -> None:

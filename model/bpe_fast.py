@@ -1,0 +1,263 @@
+"""The tokenizer at full speed: what `model/bpe.py` does, compiled, with the same results.
+
+`learn` is the twin of `bpe_merges.learn`, `Coder` of `bpe_plain.Coder`; the kernels that they call
+are in `model/fast/`, which is to be read in the order scan, table, count, learn, merge, encode,
+decode. Nothing here decides a result: the readable code is the definition, and the tests compare.
+"""
+
+import array
+import functools
+import itertools
+import operator
+import threading
+from collections.abc import Iterable, Sequence
+from typing import SupportsIndex
+
+import numpy as np
+
+from model.bpe_merges import Pair, Progress, to_bytes
+from model.bpe_plain import id_type
+from model.fast import desk
+from model.fast.build import kernels
+from model.fast.desk import Desk
+
+_AT_ONCE = 1024  # merges learned in one call
+_OUT = 1 << 15  # tokens encoded in one call, and a piece more
+_MOST_ENTRIES = 1 << 20  # known pieces when encoding: some 90 MB, then it forgets and begins anew
+_MOST_POOL = 1 << 23  # int32 for what does not stand in an entry itself
+_SCRATCH = 1 << 12  # int32 for merging within a piece, when it is not in use for a long one
+
+
+def _new_desk(pattern: str, byte_tokens: Sequence[int]) -> Desk:
+    """A desk to split by a pattern, with an empty table of pieces."""
+    new = Desk()
+    new.lend(desk.CLASSES, desk.kinds())
+    new[desk.MODE] = desk.MODES[pattern]
+    new.lend(desk.BYTE_TOKENS, np.array(byte_tokens, np.int32))
+    new.new_table()
+    new.lend(desk.POOL, np.zeros(1 << 12, np.int32))
+    new[desk.POOL_SIZE] = 1 << 12
+    return new
+
+
+def _make_room(at: Desk, words: int) -> None:
+    """Room for more entries in the table of pieces, or for so many more words in its pool."""
+    if at[desk.USED] >= at[desk.LIMIT]:
+        at.grow_table(kernels().move, times=2 if at[desk.USED] < 1 << 20 else 1)
+    else:
+        at.grow(desk.POOL, desk.POOL_SIZE, at[desk.POOL_USED] + words)
+
+
+def learn(
+    texts: Iterable[str | bytes],
+    pattern: str,
+    byte_tokens: Sequence[int],
+    room: int,
+    min_pair_count: int,
+    progress: Progress | None = None,
+) -> list[Pair]:
+    """Up to `room` merges; see `bpe_merges.learn`."""
+    work = _new_desk(pattern, byte_tokens)
+    count = kernels().count
+    bytes_read = 0
+    for text in texts:
+        data = to_bytes(text)
+        while count(work.address, data, len(data)) != desk.DONE:
+            _make_room(work, len(data))
+        bytes_read += len(data)
+        if progress:
+            progress(bytes_read, None, "read")
+    _begin(work, max(byte_tokens) + 1, max(1, min_pair_count))
+    merges: list[Pair] = []
+    found = np.empty((_AT_ONCE, 2), np.int32)
+    while len(merges) < room and work[desk.LEFT] >= 0:
+        most = min(_AT_ONCE, room - len(merges))
+        answer = kernels().learn(work.address, found.ctypes.data, most)
+        if new := work[desk.MERGES]:
+            merges += map(tuple, found[:new].tolist())
+            if progress:
+                progress(len(merges), room, "merge")
+        if answer != desk.DONE:
+            _give(work, answer)
+    return merges
+
+
+def _begin(work: Desk, next_token: int, least: int) -> None:
+    """Turn counted pieces into words, and these into pairs; forget the pieces."""
+    words = np.empty(work[desk.ROOM], np.int32)
+    work.lend(desk.WORDS, words)
+    kernels().lay_words(work.address)
+    for field in (desk.TABLE, desk.POOL):
+        work.lend(field, np.zeros(1, work.arrays[field].dtype))
+    work[desk.TOKEN], work[desk.LEAST] = next_token, least
+    work.new_table(desk.PAIRS, 18)
+    for field, size, width, dtype in (
+        (desk.HEAP, 1 << 17, 2, np.int64),
+        (desk.LISTS, len(words) + 1, 1, np.int32),
+        (desk.EVENTS, 1 << 16, 2, np.int32),
+        (desk.SIDES, next_token + 1024, 8, np.int64),
+        (desk.TOUCHED, next_token + 1024, 2, np.int32),
+    ):
+        work.lend(field, np.zeros(size * width, dtype))
+        if field != desk.TOUCHED:
+            work[_SIZE_OF[field]] = size
+    counts = np.zeros((1 << 16, 4), np.int64)
+    kernels().begin(work.address, counts.ctypes.data)
+
+
+_SIZE_OF = {
+    desk.HEAP: desk.HEAP_SIZE,
+    desk.LISTS: desk.LISTS_SIZE,
+    desk.EVENTS: desk.EVENTS_SIZE,
+    desk.SIDES: desk.SIDES_SIZE,
+}
+
+
+def _give(work: Desk, lacking: int) -> None:
+    """What the kernel `learn` has too little of."""
+    if lacking == desk.FULL_PAIRS:
+        work.grow_table(kernels().move_pairs, desk.PAIRS, times=2)
+    elif lacking == desk.FULL_HEAP:
+        work.grow(desk.HEAP, desk.HEAP_SIZE, 0, width=2)
+    elif lacking == desk.FULL_LISTS:
+        least = work[desk.LISTS_USED] + work[desk.EVENTS_USED]
+        work.grow(desk.LISTS, desk.LISTS_SIZE, least)
+    elif lacking == desk.FULL_EVENTS:
+        word = work.arrays[desk.LISTS][work[desk.NEXT_WORD]]
+        longest = int(work.arrays[desk.WORDS][word + 2])
+        work.grow(desk.EVENTS, desk.EVENTS_SIZE, work[desk.EVENTS_USED] + longest, width=2)
+    else:
+        work.grow(desk.SIDES, desk.SIDES_SIZE, 0, width=8)
+        work.lend(desk.TOUCHED, np.zeros(2 * work[desk.SIDES_SIZE], np.int32))
+
+
+class Coder:
+    """Encodes and decodes with given merges; see `bpe_plain.Coder`.
+
+    Threads may share one: it works for one after the other.
+    """
+
+    def __init__(
+        self,
+        merges: Sequence[Pair],
+        byte_tokens: Sequence[int],
+        token_bytes: Sequence[bytes],
+        pattern: str,
+    ) -> None:
+        self._lock, self._kernels = threading.Lock(), kernels()
+        self._desk = work = _new_desk(pattern, byte_tokens)
+        self._token_bytes, self._type = token_bytes, id_type(len(token_bytes))
+        work[desk.WIDE] = self._type.itemsize == 4
+        self._scratch, self._out = np.zeros(_SCRATCH, np.int32), np.zeros(_OUT, self._type)
+        self._lend_own()
+        flat = np.fromiter(itertools.chain.from_iterable(merges), np.int32, 2 * len(merges))
+        bits = max(8, (2 * len(merges)).bit_length())
+        work.lend(desk.PAIRS, np.zeros(2 << bits, np.int64))
+        work[desk.PAIRS_SHIFT] = 64 - bits
+        made = len(token_bytes) - len(merges)
+        self._kernels.know_merges(work.address, flat.ctypes.data, len(merges), made)
+
+    def _lend_own(self) -> None:
+        """Room for ordinary texts."""
+        self._desk.lend(desk.OUT, self._out)
+        self._desk.lend(desk.SCRATCH, self._scratch)
+        self._desk[desk.OUT_SIZE], self._desk[desk.SCRATCH_SIZE] = _OUT, _SCRATCH
+
+    def encode(self, data: bytes) -> list[int]:
+        """The ids of a text's bytes."""
+        return self.encode_array(data).tolist()
+
+    def encode_array(self, data: bytes) -> np.ndarray:
+        """The ids of a text's bytes as an array of uint16 or uint32."""
+        fields = self._desk.fields
+        with self._lock:
+            fields[desk.AT] = fields[desk.OUT_USED] = 0
+            answer = self._kernels.encode(self._desk.address, data, len(data))
+            if answer == desk.DONE:
+                return self._out[: fields[desk.OUT_USED]].copy()
+            parts = []
+            while answer != desk.DONE:
+                if answer == desk.FULL_OUT:
+                    parts.append(self._taken())
+                self._give(answer)
+                answer = self._kernels.encode(self._desk.address, data, len(data))
+            parts.append(self._taken())
+            self._lend_own()
+            return np.concatenate(parts)
+
+    def _taken(self) -> np.ndarray:
+        """Take away what has been encoded so far."""
+        ids = self._desk.arrays[desk.OUT][: self._desk[desk.OUT_USED]].copy()
+        self._desk[desk.OUT_USED] = 0
+        return ids
+
+    def _give(self, lacking: int) -> None:
+        """What the kernel `encode` has too little of."""
+        work, need = self._desk, self._desk[desk.NEED]
+        if lacking == desk.FULL_OUT and need > work[desk.OUT_SIZE]:
+            work.lend(desk.OUT, np.empty(need, self._type))
+            work[desk.OUT_SIZE] = need
+        elif lacking == desk.FULL_SCRATCH:
+            work.lend(desk.SCRATCH, np.empty(need, np.int32))
+            work[desk.SCRATCH_SIZE] = need
+        elif lacking == desk.FULL_TABLE:
+            if work[desk.USED] >= _MOST_ENTRIES or work[desk.POOL_USED] >= _MOST_POOL:
+                _forget(work)
+            else:
+                _make_room(work, _SCRATCH)
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> memoryview:
+        """The bytes of `ids`. ValueError: an id outside the vocabulary."""
+        tokens = self._as_tokens(ids)
+        wide, address = tokens.itemsize == 4, _address(tokens)
+        known = self._decoding
+        total = self._kernels.measure(known.address, address, len(tokens), wide)
+        if total < 0:
+            raise self._stranger(tokens[-1 - total])
+        out = np.empty(total + 16, np.uint8)
+        self._kernels.decode(known.address, address, len(tokens), wide, out.ctypes.data)
+        return memoryview(out)[:total]
+
+    @functools.cached_property
+    def _decoding(self) -> Desk:
+        """A desk with the bytes of all tokens."""
+        known = Desk()
+        lengths = np.fromiter(map(len, self._token_bytes), np.int64, len(self._token_bytes))
+        known.lend(desk.STARTS, np.concatenate([[0], np.cumsum(lengths)]))
+        flat = b"".join([*self._token_bytes, bytes(16)])  # the last may be read beyond its end
+        known.lend(desk.BYTES, np.frombuffer(flat, np.uint8))
+        known[desk.TOKENS] = len(self._token_bytes)
+        return known
+
+    def _as_tokens(self, ids: Iterable[SupportsIndex]) -> np.ndarray | array.array:
+        """The ids as unsigned numbers of 16 or 32 bits."""
+        if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.ndim == 1:
+            if ids.dtype in (np.uint16, np.uint32):
+                return np.ascontiguousarray(ids)
+            outside = ids[(ids < 0) | (ids >= len(self._token_bytes))]
+            if len(outside):
+                raise self._stranger(outside[0])
+            return ids.astype(np.uint32)
+        ids = ids if isinstance(ids, list | tuple) else list(ids)
+        try:
+            return array.array("I", ids)
+        except OverflowError:
+            numbers = map(operator.index, ids)
+            outside = next(i for i in numbers if not 0 <= i < len(self._token_bytes))
+            raise self._stranger(outside) from None
+
+    def _stranger(self, token: int) -> ValueError:
+        last = len(self._token_bytes) - 1
+        return ValueError(f"token id {token}: this vocabulary has 0..{last}")
+
+
+def _address(tokens: np.ndarray | array.array) -> int:
+    if isinstance(tokens, array.array):
+        return tokens.buffer_info()[0]
+    return tokens.ctypes.data
+
+
+def _forget(work: Desk) -> None:
+    """Empty the table of pieces."""
+    work.new_table()
+    work[desk.POOL_USED] = 0

@@ -1,0 +1,177 @@
+"""Make the kernels ready to be called: load their machine code, or compile it once and keep it.
+
+numba turns the kernels into LLVM's language, LLVM into machine code for this processor. That takes
+seconds and 70 MB, so the code is kept in this machine's cache; later processes load it by llvmlite
+alone in some 50 ms. Nothing else is kept, least of all a pickle (numba's own cache is one): a kept
+file is a line of JSON, with the sha256 of the code behind it.
+
+The file's name is a digest of all that the code depends on: the kernels' sources, numba, LLVM, the
+processor. A cache that cannot be written costs the compilation in each process, and no error.
+"""
+
+import ctypes
+import functools
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+_FORMAT = 1
+_CODE = "kernels"
+# each kernel's module and the number of its arguments, all int64, as is what it returns
+KERNELS = {
+    "count": ("count", 3),
+    "lay_words": ("count", 1),
+    "move": ("table", 3),
+    "move_pairs": ("pairs", 3),
+    "begin": ("learn", 2),
+    "learn": ("learn", 3),
+    "know_merges": ("encode", 4),
+    "encode": ("encode", 3),
+    "measure": ("decode", 4),
+    "decode": ("decode", 5),
+}
+
+
+class Kernels:
+    """The kernels as functions: `kernels.count(desk, text, size)`. A call lets other threads run.
+
+    A bytes object may stand for its address.
+    """
+
+    def __init__(self, engine: object, addresses: dict[str, int]) -> None:
+        self._engine = engine  # owns the code
+        for name, address in addresses.items():
+            arguments = [ctypes.c_int64] * KERNELS[name][1]
+            if name in ("count", "encode"):
+                arguments[1] = ctypes.c_char_p
+            setattr(self, name, ctypes.CFUNCTYPE(ctypes.c_int64, *arguments)(address))
+
+
+@functools.cache
+def kernels() -> Kernels:
+    """The kernels of this process."""
+    name = f"{_digest()}.kernels"
+    for folder in _caches():
+        code = _read(folder / name)
+        if code is not None:
+            return _load(code)
+    print("compiling the tokenizer, once on this machine ...", file=sys.stderr, flush=True)
+    started = time.monotonic()
+    code = _compile()
+    kept = any(_write(folder, name, code) for folder in _caches())
+    where = "" if kept else "; no folder to keep it in: let IGNITE_CACHE name one"
+    print(f"compiled in {time.monotonic() - started:.1f} s{where}", file=sys.stderr, flush=True)
+    return _load(code)
+
+
+def _digest() -> str:
+    """Of all that the machine code depends on."""
+    import llvmlite.binding as llvm
+
+    parts = [str(_FORMAT), version("numba"), version("llvmlite"), version("numpy")]
+    parts += [llvm.get_process_triple(), llvm.get_host_cpu_name()]
+    parts += [llvm.get_host_cpu_features().flatten()]
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256("\n".join(parts).encode())
+    for source in sources:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _caches() -> Iterator[Path]:
+    """Where code may lie: the machine's cache, else a temporary folder of nobody else's."""
+    home = os.environ.get("IGNITE_CACHE")
+    if home is None:
+        home = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
+        home = Path(home) / "ignite-llm"
+    yield Path(home) / _CODE
+    who = os.getuid() if hasattr(os, "getuid") else "me"
+    yield Path(tempfile.gettempdir()) / f"ignite-llm-{who}" / _CODE
+
+
+def _read(path: Path) -> bytes | None:
+    """Kept code, if it is whole, and ours: nobody else can have written what is run here."""
+    try:
+        mine = not hasattr(os, "getuid") or path.parent.stat().st_uid in (os.getuid(), 0)
+        if not mine or path.parent.stat().st_mode & 0o022:
+            return None
+        head, _, code = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    expected = {"format": _FORMAT, "sha256": hashlib.sha256(code).hexdigest()}
+    return code if head == json.dumps(expected).encode() else None
+
+
+def _write(folder: Path, name: str, code: bytes) -> bool:
+    """Keep code, whole or not at all. False: it cannot be kept here."""
+    head = json.dumps({"format": _FORMAT, "sha256": hashlib.sha256(code).hexdigest()})
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(head.encode() + b"\n" + code)
+        os.replace(file.name, folder / name)
+    except OSError:
+        return False
+    return _read(folder / name) == code
+
+
+def _compile() -> bytes:
+    """Machine code of all kernels, each under its own name."""
+    import llvmlite.binding as llvm
+
+    from model.fast import count, decode, encode, learn, pairs, table
+
+    modules = {"count": count, "decode": decode, "encode": encode}
+    modules |= {"learn": learn, "pairs": pairs, "table": table}
+    whole = llvm.parse_assembly("")
+    for name, (module, arguments) in KERNELS.items():
+        whole.link_in(_translate(getattr(modules[module], name), arguments))
+    whole.verify()
+    return _machine().emit_object(whole)
+
+
+def _translate(function: Callable, arguments: int) -> object:
+    """One kernel in LLVM's language, as a module that exports nothing but the kernel."""
+    import llvmlite.binding as llvm
+    from numba import cfunc, types
+
+    compiled = cfunc(types.int64(*[types.int64] * arguments), error_model="numpy")(function)
+    module = llvm.parse_assembly(compiled.inspect_llvm())
+    for other in module.functions:
+        if other.name == compiled.native_name:
+            other.name = function.__name__
+        elif not other.is_declaration:
+            other.linkage = "internal"
+    return module
+
+
+def _machine() -> object:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    return target.create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="default",
+        codemodel="jitdefault",
+        jit=True,
+    )
+
+
+def _load(code: bytes) -> Kernels:
+    """Put machine code into memory."""
+    import llvmlite.binding as llvm
+
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return Kernels(engine, {name: engine.get_function_address(name) for name in KERNELS})

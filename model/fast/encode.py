@@ -1,0 +1,154 @@
+"""Turn text into tokens: cut off a piece, look it up among those known, write its tokens.
+
+An entry's third word is the number of tokens and, above it, the first token. A short piece of up to
+three tokens has the others in the fourth word, and all three are written whether or not there are
+so many: cheaper than asking. Else the fourth word says where in the pool the tokens lie; for a
+piece that is no key by itself, behind its bytes.
+"""
+
+from model.fast.desk import (
+    AT,
+    CLASSES,
+    DONE,
+    FULL_OUT,
+    FULL_SCRATCH,
+    FULL_TABLE,
+    MODE,
+    NEED,
+    OUT,
+    OUT_SIZE,
+    OUT_USED,
+    PAIRS,
+    PAIRS_SHIFT,
+    POOL,
+    POOL_USED,
+    SCRATCH,
+    SCRATCH_SIZE,
+    USED,
+    WIDE,
+)
+from model.fast.memory import bytes_at, ints_at, longs_at, part, seldom, shorts_at
+from model.fast.merge import FEW, merge_long, merge_short, scratch_for
+from model.fast.pairs import key_of_pair, slot_of
+from model.fast.scan import piece_end
+from model.fast.table import SHORT, find, has_room, keep_bytes, key_of, table_of
+
+_INSIDE = 3  # tokens in an entry
+_CACHED = 64  # bytes: longer pieces seldom recur
+_HALF = 0xFFFFFFFF
+
+
+def encode(desk_address, text_address, size):
+    """Kernel: encode a text from the desk's place on, into OUT from OUT_USED on.
+
+    FULL_...: give more room (NEED), or take what is there, and call again.
+    """
+    desk, text = longs_at(desk_address), bytes_at(text_address)
+    classes, mode, at = bytes_at(desk[CLASSES]), desk[MODE], desk[AT]
+    table, shift, pool = table_of(desk)
+    tokens, wide = ints_at(desk[POOL]), desk[WIDE]
+    used, room = desk[OUT_USED], desk[OUT_SIZE]
+    answer = DONE
+    while at < size:
+        end = piece_end(text, at, size, classes, mode)
+        length = end - at
+        if used + length + _INSIDE > room:
+            desk[NEED] = length + _INSIDE
+            answer = FULL_OUT
+            break
+        if length > _CACHED:
+            many = _merge(desk, text, at, length)
+            if many < 0:
+                answer = FULL_SCRATCH
+                break
+            used = _write(desk[OUT], wide, used, ints_at(desk[SCRATCH]), 0, many)
+            at = end
+            continue
+        low, high = key_of(text, at, length, size)
+        entry = find(table, shift, pool, text, at, length, low, high)
+        if table[entry + 1] == 0:
+            if not has_room(desk, length + ((length + 3) >> 2)):
+                answer = FULL_TABLE
+                break
+            _remember(desk, text, at, length, low, high, entry)
+        at = end
+        packed, rest = table[entry + 2], table[entry + 3]
+        many = packed & _HALF
+        if length <= SHORT and many <= _INSIDE:
+            if wide:
+                three = ints_at(desk[OUT] + 4 * used)
+                three[0], three[1], three[2] = packed >> 32, rest & _HALF, rest >> 32
+            else:
+                few = shorts_at(desk[OUT] + 2 * used)
+                few[0], few[1], few[2] = packed >> 32, rest & _HALF, rest >> 32
+            used += many
+        else:
+            start = rest + ((length + 3) >> 2 if length > SHORT else 0)
+            used = _write(desk[OUT], wide, used, tokens, start, many)
+    desk[AT], desk[OUT_USED] = at, used
+    return answer
+
+
+@part
+def _write(out, wide, used, tokens, start, many):
+    """Append `many` tokens; returns how many there are now."""
+    if wide:
+        ints = ints_at(out)
+        for i in range(many):
+            ints[used + i] = tokens[start + i]
+    else:
+        shorts = shorts_at(out)
+        for i in range(many):
+            shorts[used + i] = tokens[start + i]
+    return used + many
+
+
+@seldom
+def _merge(desk, text, at, length):
+    """A piece's tokens in the scratch; how many, or -1: the scratch must be NEED long."""
+    if length <= FEW:
+        return merge_short(desk, text, at, length)
+    desk[NEED] = scratch_for(length)
+    if desk[NEED] > desk[SCRATCH_SIZE]:
+        return -1
+    return merge_long(desk, text, at, length)
+
+
+@seldom
+def _remember(desk, text, at, length, low, high, entry):
+    """Encode a piece of up to _CACHED bytes and make its entry; there must be room."""
+    table, _, pool = table_of(desk)
+    tokens, made = ints_at(desk[POOL]), ints_at(desk[SCRATCH])
+    many = merge_short(desk, text, at, length)
+    table[entry], table[entry + 1] = low, high
+    table[entry + 2] = (made[0] + 0) << 32 | many
+    desk[USED] += 1
+    if length <= SHORT and many <= _INSIDE:
+        second = made[1] if many > 1 else 0
+        third = made[2] if many > 2 else 0
+        table[entry + 3] = third << 32 | second
+        return
+    start = table[entry + 3] = desk[POOL_USED]
+    if length > SHORT:
+        start = keep_bytes(pool, start, text, at, length)
+    for i in range(many):
+        tokens[start + i] = made[i]
+    desk[POOL_USED] = start + many
+
+
+def know_merges(desk_address, merges_address, many, first_made):
+    """Kernel: fill the empty table of pairs; merge i makes token first_made + i.
+
+    Returns how many different pairs there are.
+    """
+    desk, merges = longs_at(desk_address), ints_at(merges_address)
+    pairs, shift, different = longs_at(desk[PAIRS]), desk[PAIRS_SHIFT], 0
+    mask = (1 << (64 - shift)) - 1
+    for i in range(many):
+        key = key_of_pair(merges[2 * i] + 0, merges[2 * i + 1] + 0)
+        slot = slot_of(key, shift)
+        while pairs[2 * slot] != 0 and pairs[2 * slot] != key:
+            slot = (slot + 1) & mask
+        different += 1 if pairs[2 * slot] == 0 else 0
+        pairs[2 * slot], pairs[2 * slot + 1] = key, first_made + i
+    return different

@@ -1,0 +1,113 @@
+"""A hash table of pieces: what counting and encoding look each piece up in.
+
+Open addressing, linear probing. An entry is four int64: two that are the key, two that belong to
+the user. A piece of up to 15 bytes is its own key, its length in the last byte, so that comparing
+two words is all it takes; that is 95 to 99 of 100 pieces. The key of a longer piece is a hash and
+its length, and its bytes lie in a pool, where the entry's last word says.
+"""
+
+from model.fast.desk import LIMIT, POOL, POOL_SIZE, POOL_USED, SHIFT, TABLE, USED
+from model.fast.memory import byte, bytes_at, load8, longs_at, part, seldom
+
+SHORT = 15
+_LONG = (SHORT + 1) << 56
+_FACTOR, _OTHER_FACTOR = 0x1E3779B97F4A7C15, 0x42B2AE3D27D4EB4F
+
+
+@part
+def key_of(text, at, length, size):
+    """The two words that stand for a piece in the table."""
+    if length > SHORT:
+        return _hash(text, at, length), _LONG | length
+    low, high = 0, 0
+    if at + 16 <= size:
+        low, high = load8(text, at), load8(text, at + 8)
+        if length < 8:
+            low, high = low & ((1 << 8 * length) - 1), 0
+        else:
+            high &= (1 << 8 * (length - 8)) - 1
+    else:  # the text ends here: what lies beyond must not be read
+        for i in range(min(length, 8)):
+            low |= byte(text, at + i) << 8 * i
+        for i in range(8, length):
+            high |= byte(text, at + i) << 8 * (i - 8)
+    return low, high | length << 56
+
+
+@seldom
+def _hash(text, at, length):
+    mixed = length
+    end = at + length
+    while at + 8 <= end:
+        mixed = (mixed ^ load8(text, at)) * _FACTOR
+        mixed ^= mixed >> 32
+        at += 8
+    while at < end:
+        mixed = (mixed ^ byte(text, at)) * _FACTOR
+        mixed ^= mixed >> 32
+        at += 1
+    return mixed
+
+
+@part
+def home(low, high, shift):
+    """The slot where an entry should stand: the topmost bits, which depend on all others."""
+    mixed = (low ^ high * _OTHER_FACTOR) * _FACTOR
+    return (mixed >> shift) & ((1 << (64 - shift)) - 1)
+
+
+@part
+def find(table, shift, pool, text, at, length, low, high):
+    """Where the entry of a piece begins, or would begin: it is free if its second word is 0."""
+    slot, mask = home(low, high, shift), (1 << (64 - shift)) - 1
+    while True:
+        entry = slot * 4
+        if table[entry + 1] == high and table[entry] == low:
+            if length <= SHORT or _same(pool, table[entry + 3] * 4, text, at, length):
+                return entry
+        elif table[entry + 1] == 0:
+            return entry
+        slot = (slot + 1) & mask
+
+
+@seldom
+def _same(pool, start, text, at, length):
+    same = 0
+    while same < length and pool[start + same] == text[at + same]:
+        same += 1
+    return same == length
+
+
+@part
+def keep_bytes(pool, start, text, at, length):
+    """Copy a piece into the pool; returns where the next word of the pool begins."""
+    for i in range(length):
+        pool[start * 4 + i] = text[at + i]
+    return start + ((length + 3) >> 2)
+
+
+def move(desk_address, old_address, old_slots):
+    """Kernel: put all entries of an old table into the desk's new and empty one."""
+    desk, old = longs_at(desk_address), longs_at(old_address)
+    table, shift = longs_at(desk[TABLE]), desk[SHIFT]
+    mask = (1 << (64 - shift)) - 1
+    for entry in range(0, old_slots * 4, 4):
+        if old[entry + 1] != 0:
+            slot = home(old[entry], old[entry + 1], shift)
+            while table[slot * 4 + 1] != 0:
+                slot = (slot + 1) & mask
+            for i in range(4):
+                table[slot * 4 + i] = old[entry + i]
+    return 0
+
+
+@part
+def has_room(desk, words):
+    """Is there room for one more entry and so many words of the pool?"""
+    return desk[USED] < desk[LIMIT] and desk[POOL_USED] + words <= desk[POOL_SIZE]
+
+
+@part
+def table_of(desk):
+    """(table, shift, pool as bytes) of a desk."""
+    return longs_at(desk[TABLE]), desk[SHIFT], bytes_at(desk[POOL])
