@@ -57,16 +57,7 @@ def learn(
     progress: Progress | None = None,
 ) -> list[Pair]:
     """Up to `room` merges; see `bpe_merges.learn`."""
-    work = _new_desk(pattern, byte_tokens)
-    count = kernels().count
-    bytes_read = 0
-    for text in texts:
-        data = to_bytes(text)
-        while count(work.address, data, len(data)) != desk.DONE:
-            _make_room(work, len(data))
-        bytes_read += len(data)
-        if progress:
-            progress(bytes_read, None, "read")
+    work = _count(texts, pattern, byte_tokens, progress)
     _begin(work, max(byte_tokens) + 1, max(1, min_pair_count))
     merges: list[Pair] = []
     found = np.empty((_AT_ONCE, 2), np.int32)
@@ -80,6 +71,26 @@ def learn(
         if answer != desk.DONE:
             _give(work, answer)
     return merges
+
+
+def _count(
+    texts: Iterable[str | bytes],
+    pattern: str,
+    byte_tokens: Sequence[int],
+    progress: Progress | None,
+) -> Desk:
+    """A desk whose table holds the distinct pieces and how often each occurs."""
+    work = _new_desk(pattern, byte_tokens)
+    count = kernels().count
+    bytes_read = 0
+    for text in texts:
+        data = to_bytes(text)
+        while count(work.address, data, len(data)) != desk.DONE:
+            _make_room(work, len(data))
+        bytes_read += len(data)
+        if progress:
+            progress(bytes_read, None, "read")
+    return work
 
 
 def _begin(work: Desk, next_token: int, least: int) -> None:

@@ -287,7 +287,7 @@ def test_loading_refuses_other_files(tmp_path: Path, content: bytes) -> None:
     ("change", "message"),
     [
         ({"format": 2}, "has format 2"),
-        ({"pattern": "gpt2"}, "pattern 'gpt2'"),
+        ({"pattern": "gpt4"}, "pattern 'gpt4'"),
         ({"merges": [[1, 9999]]}, "damaged .*9999"),
         ({"merges": [[9999, 1]]}, "damaged .*9999"),
         ({"merges": [[1, 0]]}, "damaged .*must be in 1"),

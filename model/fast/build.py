@@ -9,6 +9,7 @@ The file's name is a digest of all that the code depends on: the kernels' source
 processor. A cache that cannot be written costs the compilation in each process, and no error.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -16,6 +17,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -64,8 +66,8 @@ def kernels() -> Kernels:
     print("compiling the tokenizer, once on this machine ...", file=sys.stderr, flush=True)
     started = time.monotonic()
     code = _compile()
-    kept = any(_write(folder, name, code) for folder in _caches())
-    where = "" if kept else "; no folder to keep it in: let IGNITE_CACHE name one"
+    kept = [_write(folder, name, code) for folder in _caches()]
+    where = "" if any(kept) else "; no folder to keep it in: let IGNITE_CACHE name one"
     print(f"compiled in {time.monotonic() - started:.1f} s{where}", file=sys.stderr, flush=True)
     return _load(code)
 
@@ -85,7 +87,10 @@ def _digest() -> str:
 
 
 def _caches() -> Iterator[Path]:
-    """Where code may lie: the machine's cache, else a temporary folder of nobody else's."""
+    """Where code is kept: in the machine's cache, and in a temporary folder of nobody else's.
+
+    In both, as one may be closed to us, and a rented machine's or a test's cache is its own.
+    """
     home = os.environ.get("IGNITE_CACHE")
     if home is None:
         home = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
@@ -104,21 +109,26 @@ def _read(path: Path) -> bytes | None:
         head, _, code = path.read_bytes().partition(b"\n")
     except OSError:
         return None
-    expected = {"format": _FORMAT, "sha256": hashlib.sha256(code).hexdigest()}
-    return code if head == json.dumps(expected).encode() else None
+    return code if head == _head(code) else None
 
 
 def _write(folder: Path, name: str, code: bytes) -> bool:
     """Keep code, whole or not at all. False: it cannot be kept here."""
-    head = json.dumps({"format": _FORMAT, "sha256": hashlib.sha256(code).hexdigest()})
+    aside = folder / f"{name}.{os.getpid()}.{threading.get_ident()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(head.encode() + b"\n" + code)
-        os.replace(file.name, folder / name)
+        aside.write_bytes(_head(code) + b"\n" + code)
+        os.replace(aside, folder / name)
     except OSError:
         return False
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink()
     return _read(folder / name) == code
+
+
+def _head(code: bytes) -> bytes:
+    return json.dumps({"format": _FORMAT, "sha256": hashlib.sha256(code).hexdigest()}).encode()
 
 
 def _compile() -> bytes:
