@@ -23,6 +23,7 @@ from model.fast.desk import Desk
 
 _AT_ONCE = 1024  # merges learned in one call
 _OUT = 1 << 15  # tokens encoded in one call, and a piece more
+_FEW = 100  # ids: a list of so few is made at once
 _MOST_ENTRIES = 1 << 20  # known pieces when encoding: some 90 MB, then it forgets and begins anew
 _MOST_POOL = 1 << 23  # int32 for what does not stand in an entry itself
 _SCRATCH = 1 << 12  # int32 for merging within a piece, when it is not in use for a long one
@@ -157,6 +158,7 @@ class Coder:
     ) -> None:
         self._lock, self._kernels = threading.Lock(), kernels()
         self._desk = work = _new_desk(pattern, byte_tokens)
+        self._encode, self._address = self._kernels.encode, work.address
         self._token_bytes, self._type = token_bytes, id_type(len(token_bytes))
         work[desk.WIDE] = self._type.itemsize == 4
         self._scratch, self._out = np.zeros(_SCRATCH, np.int32), np.zeros(_OUT, self._type)
@@ -176,25 +178,41 @@ class Coder:
 
     def encode(self, data: bytes) -> list[int]:
         """The ids of a text's bytes."""
-        return self.encode_array(data).tolist()
+        with self._lock:
+            many = self._encode(self._address, data, len(data), 0)
+            if 0 <= many < _FEW:
+                return self._out[:many].tolist()
+            ids = self._whole(many, data)
+        numbers = self._numbers
+        ids = [numbers[ids[i : i + _OUT]].tolist() for i in range(0, len(ids), _OUT)]
+        return ids[0] if len(ids) == 1 else list(itertools.chain.from_iterable(ids))
 
     def encode_array(self, data: bytes) -> np.ndarray:
         """The ids of a text's bytes as an array of uint16 or uint32."""
-        fields = self._desk.fields
         with self._lock:
-            fields[desk.AT] = fields[desk.OUT_USED] = 0
-            answer = self._kernels.encode(self._desk.address, data, len(data))
-            if answer == desk.DONE:
-                return self._out[: fields[desk.OUT_USED]].copy()
-            parts = []
-            while answer != desk.DONE:
-                if answer == desk.FULL_OUT:
+            many = self._encode(self._address, data, len(data), 0)
+            return self._whole(many, data)
+
+    def _whole(self, many: int, data: bytes) -> np.ndarray:
+        """What has been encoded, after all has been, if it was too much for one call."""
+        if many >= 0:
+            return self._out[:many].copy()
+        parts = []
+        try:
+            while many < 0:
+                if many == -desk.FULL_OUT:
                     parts.append(self._taken())
-                self._give(answer)
-                answer = self._kernels.encode(self._desk.address, data, len(data))
-            parts.append(self._taken())
-            self._lend_own()
+                self._give(-many)
+                many = self._encode(self._address, data, len(data), self._desk[desk.AT])
+            parts.append(self._desk.arrays[desk.OUT][:many])
             return np.concatenate(parts)
+        finally:
+            self._lend_own()
+
+    @functools.cached_property
+    def _numbers(self) -> np.ndarray:
+        """Each id as a Python number: it is faster to look one up than to make one."""
+        return np.arange(len(self._token_bytes)).astype(object)
 
     def _taken(self) -> np.ndarray:
         """Take away what has been encoded so far."""

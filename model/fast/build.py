@@ -34,7 +34,7 @@ KERNELS = {
     "begin": ("learn", 2),
     "learn": ("learn", 3),
     "know_merges": ("encode", 4),
-    "encode": ("encode", 3),
+    "encode": ("encode", 4),
     "measure": ("decode", 4),
     "decode": ("decode", 5),
 }

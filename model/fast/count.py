@@ -13,7 +13,7 @@ from model.fast.desk import (
     WORDS,
     WORDS_SIZE,
 )
-from model.fast.memory import byte, bytes_at, ints_at, longs_at, store8
+from model.fast.memory import bytes_at, ints_at, longs_at, store8, value
 from model.fast.scan import piece_end
 from model.fast.table import SHORT, find, has_room, keep_bytes, key_of, table_of
 
@@ -68,10 +68,10 @@ def lay_words(desk_address):
         at += HEAD
         for i in range(length):
             if length > SHORT:
-                value = byte(pool, table[entry + 3] * 4 + i)
+                symbol = value(pool, table[entry + 3] * 4 + i)
             else:
-                value = (table[entry + (i >> 3)] >> (8 * (i & 7))) & 0xFF
-            words[at + i] = tokens[value]
+                symbol = (table[entry + (i >> 3)] >> (8 * (i & 7))) & 0xFF
+            words[at + i] = tokens[symbol]
         at += length
     desk[WORDS_SIZE] = at
     return DONE

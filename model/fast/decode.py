@@ -1,7 +1,7 @@
 """Turn tokens into bytes: measure, then copy sixteen bytes at a time: most have fewer."""
 
 from model.fast.desk import BYTES, STARTS, TOKENS
-from model.fast.memory import bytes_at, copy16, ints_at, longs_at, part, shorts_at
+from model.fast.memory import bytes_at, copy16, ints_at, longs_at, part, shorts_at, value
 
 
 @part
@@ -9,7 +9,7 @@ def _token(address, wide, i):
     """Token i of an array of uint32 or uint16."""
     if wide:
         return ints_at(address)[i] & 0xFFFFFFFF
-    return shorts_at(address)[i] + 0
+    return value(shorts_at(address), i)
 
 
 def measure(desk_address, tokens_address, many, wide):

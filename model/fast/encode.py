@@ -27,7 +27,7 @@ from model.fast.desk import (
     USED,
     WIDE,
 )
-from model.fast.memory import bytes_at, ints_at, longs_at, part, seldom, shorts_at
+from model.fast.memory import bytes_at, ints_at, longs_at, part, seldom, shorts_at, value
 from model.fast.merge import FEW, merge_long, merge_short, scratch_for
 from model.fast.pairs import key_of_pair, slot_of
 from model.fast.scan import piece_end
@@ -38,17 +38,19 @@ _CACHED = 64  # bytes: longer pieces seldom recur
 _HALF = 0xFFFFFFFF
 
 
-def encode(desk_address, text_address, size):
-    """Kernel: encode a text from the desk's place on, into OUT from OUT_USED on.
+def encode(desk_address, text_address, size, at):
+    """Kernel: encode a text from `at` on, into OUT; if that is not the beginning, from OUT_USED on.
 
-    FULL_...: give more room (NEED), or take what is there, and call again.
+    Returns how many tokens are there when the text is done; or -FULL_...: give more room (NEED), or
+    take what is there, and call again with the desk's AT.
     """
     desk, text = longs_at(desk_address), bytes_at(text_address)
-    classes, mode, at = bytes_at(desk[CLASSES]), desk[MODE], desk[AT]
+    classes, mode = bytes_at(desk[CLASSES]), desk[MODE]
     table, shift, pool = table_of(desk)
     tokens, wide = ints_at(desk[POOL]), desk[WIDE]
-    used, room = desk[OUT_USED], desk[OUT_SIZE]
-    answer = DONE
+    used, room, answer = desk[OUT_USED], desk[OUT_SIZE], DONE
+    if at == 0:  # whatever an interrupted call has left there
+        used = 0
     while at < size:
         end = piece_end(text, at, size, classes, mode)
         length = end - at
@@ -86,7 +88,7 @@ def encode(desk_address, text_address, size):
             start = rest + ((length + 3) >> 2 if length > SHORT else 0)
             used = _write(desk[OUT], wide, used, tokens, start, many)
     desk[AT], desk[OUT_USED] = at, used
-    return answer
+    return used if answer == DONE else -answer
 
 
 @part
@@ -121,7 +123,7 @@ def _remember(desk, text, at, length, low, high, entry):
     tokens, made = ints_at(desk[POOL]), ints_at(desk[SCRATCH])
     many = merge_short(desk, text, at, length)
     table[entry], table[entry + 1] = low, high
-    table[entry + 2] = (made[0] + 0) << 32 | many
+    table[entry + 2] = value(made, 0) << 32 | many
     desk[USED] += 1
     if length <= SHORT and many <= _INSIDE:
         second = made[1] if many > 1 else 0
@@ -145,7 +147,7 @@ def know_merges(desk_address, merges_address, many, first_made):
     pairs, shift, different = longs_at(desk[PAIRS]), desk[PAIRS_SHIFT], 0
     mask = (1 << (64 - shift)) - 1
     for i in range(many):
-        key = key_of_pair(merges[2 * i] + 0, merges[2 * i + 1] + 0)
+        key = key_of_pair(value(merges, 2 * i), value(merges, 2 * i + 1))
         slot = slot_of(key, shift)
         while pairs[2 * slot] != 0 and pairs[2 * slot] != key:
             slot = (slot + 1) & mask

@@ -49,7 +49,7 @@ from model.fast.desk import (
     WORDS_SIZE,
 )
 from model.fast.heap import best, drop, lower, push
-from model.fast.memory import ints_at, load8, longs_at, part
+from model.fast.memory import ints_at, load8, longs_at, part, value
 from model.fast.pairs import find_pair, key_of_pair, new_pair
 
 # A row of `sides`, for x on the left of the new token, then for x on its right:
@@ -119,8 +119,8 @@ def _rewrite_words(desk):
     left, right, token = desk[LEFT], desk[RIGHT], desk[TOKEN]
     many = desk[TOUCHED_USED]
     for i in range(desk[NEXT_WORD], desk[LAST_WORD]):
-        word = lists[i] + 0
-        length = words[word + 2] + 0
+        word = value(lists, i)
+        length = value(words, word + 2)
         if used + length > desk[EVENTS_SIZE]:
             desk[NEXT_WORD], desk[EVENTS_USED], desk[TOUCHED_USED] = i, used, many
             return FULL_EVENTS
@@ -185,7 +185,7 @@ def _finish(desk):
     pairs, shift, heap = longs_at(desk[PAIRS]), desk[PAIRS_SHIFT], longs_at(desk[HEAP])
     left, right, token = desk[LEFT], desk[RIGHT], desk[TOKEN]
     for i in range(many):
-        side = touched[i] + 0
+        side = value(touched, i)
         row, x = side * _SIDE, side >> 1
         gain = sides[row + _GAIN]
         if side & 1:
@@ -205,7 +205,7 @@ def _finish(desk):
             desk[HEAP_USED] = push(heap, desk[HEAP_USED], gain, new)
     _fill_lists(desk)
     for i in range(many):
-        sides[(touched[i] + 0) * _SIDE + _GAIN] = 0
+        sides[value(touched, i) * _SIDE + _GAIN] = 0
     desk[TOUCHED_USED] = desk[EVENTS_USED] = 0
     return DONE
 
@@ -215,7 +215,7 @@ def _fill_lists(desk):
     """Give each event's word to the list of its pair, in order."""
     sides, lists, events = longs_at(desk[SIDES]), ints_at(desk[LISTS]), ints_at(desk[EVENTS])
     for i in range(desk[EVENTS_USED]):
-        cursor = (events[2 * i] + 0) * _SIDE + _CURSOR
+        cursor = value(events, 2 * i) * _SIDE + _CURSOR
         if sides[cursor] >= 0:
             lists[sides[cursor]] = events[2 * i + 1]
             sides[cursor] += 1
@@ -249,7 +249,7 @@ def _walk_pairs(desk, counts, lists, first, again):
     words = ints_at(desk[WORDS])
     word = 0
     while word < desk[WORDS_SIZE]:
-        length = words[word + 2] + 0
+        length = value(words, word + 2)
         weight = load8(words, word)
         for i in range(word + HEAD, word + HEAD + length - 1):
             row = ((words[i] - first) << 8 | (words[i + 1] - first)) * _SIDE

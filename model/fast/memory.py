@@ -43,8 +43,9 @@ longs_at = _pointer(types.int64)
 
 
 @part
-def byte(text, at):
-    return types.int64(text[at])
+def value(pointer, at):
+    """An element as an int64: of narrower numbers numba makes other versions of each part."""
+    return types.int64(pointer[at])
 
 
 @intrinsic

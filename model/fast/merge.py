@@ -6,8 +6,10 @@ one and changing one both take log2 n steps: n log n for any piece, and some 28 
 its bytes, whatever it holds.
 """
 
+from numba import types
+
 from model.fast.desk import BYTE_TOKENS, PAIRS, PAIRS_SHIFT, SCRATCH
-from model.fast.memory import byte, ints_at, longs_at, part, seldom
+from model.fast.memory import ints_at, longs_at, part, seldom, value
 from model.fast.pairs import key_of_pair, slot_of
 
 NONE = 0x7FFFFFFF  # no token: greater than any
@@ -32,14 +34,14 @@ def merge_short(desk, text, at, length):
     bytes_, pairs, shift = ints_at(desk[BYTE_TOKENS]), longs_at(desk[PAIRS]), desk[PAIRS_SHIFT]
     tokens, made = ints_at(desk[SCRATCH]), ints_at(desk[SCRATCH] + 4 * FEW)
     for i in range(length):
-        tokens[i] = bytes_[byte(text, at + i)]
+        tokens[i] = bytes_[value(text, at + i)]
     for i in range(length - 1):
-        made[i] = merged(pairs, shift, tokens[i], tokens[i + 1])
+        made[i] = merged(pairs, shift, value(tokens, i), value(tokens, i + 1))
     while length > 1:
-        least, place = NONE, 0
+        least, place = types.int64(NONE), 0
         for i in range(length - 1):
             if made[i] < least:
-                least, place = made[i] + 0, i
+                least, place = value(made, i), i
         if least == NONE:
             break
         length -= 1
@@ -47,9 +49,9 @@ def merge_short(desk, text, at, length):
         for i in range(place + 1, length):
             tokens[i], made[i - 1] = tokens[i + 1], made[i]
         if place < length - 1:
-            made[place] = merged(pairs, shift, least, tokens[place + 1])
+            made[place] = merged(pairs, shift, least, value(tokens, place + 1))
         if place > 0:
-            made[place - 1] = merged(pairs, shift, tokens[place - 1], least)
+            made[place - 1] = merged(pairs, shift, value(tokens, place - 1), least)
     return length
 
 
@@ -76,30 +78,31 @@ def merge_long(desk, text, at, length):
     before, tree = ints_at(scratch + 8 * length), ints_at(scratch + 12 * length)
     leaves = leaves_for(length)
     for i in range(length):
-        tokens[i] = bytes_[byte(text, at + i)]
+        tokens[i] = bytes_[value(text, at + i)]
         after[i], before[i] = i + 1, i - 1
     for i in range(leaves):
         tree[leaves + i] = NONE
         if i + 1 < length:
-            tree[leaves + i] = merged(pairs, shift, tokens[i], tokens[i + 1])
+            tree[leaves + i] = merged(pairs, shift, value(tokens, i), value(tokens, i + 1))
     for node in range(leaves - 1, 0, -1):
         tree[node] = min(tree[2 * node], tree[2 * node + 1])
     while tree[1] != NONE:
-        least, node = tree[1] + 0, 1
+        least, node = value(tree, 1), 1
         while node < leaves:
             node = 2 * node + (0 if tree[2 * node] == least else 1)
         place = node - leaves
-        gone = after[place] + 0
-        following, left = after[gone] + 0, before[place] + 0
+        gone = value(after, place)
+        following, left = value(after, gone), value(before, place)
         tokens[place], after[place] = least, following
-        _set(tree, leaves + gone, NONE)
+        right_made = left_made = types.int64(NONE)
+        _set(tree, leaves + gone, right_made)
         if following < length:
             before[following] = place
-            _set(tree, node, merged(pairs, shift, least, tokens[following]))
-        else:
-            _set(tree, node, NONE)
+            right_made = merged(pairs, shift, least, value(tokens, following))
+        _set(tree, node, right_made)
         if left >= 0:
-            _set(tree, leaves + left, merged(pairs, shift, tokens[left], least))
+            left_made = merged(pairs, shift, value(tokens, left), least)
+            _set(tree, leaves + left, left_made)
     return _gather(tokens, after, length)
 
 
@@ -123,5 +126,5 @@ def _gather(tokens, after, length):
     while place < length:
         tokens[many] = tokens[place]
         many += 1
-        place = after[place] + 0
+        place = value(after, place)
     return many

@@ -7,7 +7,7 @@ its length, and its bytes lie in a pool, where the entry's last word says.
 """
 
 from model.fast.desk import LIMIT, POOL, POOL_SIZE, POOL_USED, SHIFT, TABLE, USED
-from model.fast.memory import byte, bytes_at, load8, longs_at, part, seldom
+from model.fast.memory import bytes_at, load8, longs_at, part, seldom, value
 
 SHORT = 15
 _LONG = (SHORT + 1) << 56
@@ -28,9 +28,9 @@ def key_of(text, at, length, size):
             high &= (1 << 8 * (length - 8)) - 1
     else:  # the text ends here: what lies beyond must not be read
         for i in range(min(length, 8)):
-            low |= byte(text, at + i) << 8 * i
+            low |= value(text, at + i) << 8 * i
         for i in range(8, length):
-            high |= byte(text, at + i) << 8 * (i - 8)
+            high |= value(text, at + i) << 8 * (i - 8)
     return low, high | length << 56
 
 
@@ -43,7 +43,7 @@ def _hash(text, at, length):
         mixed ^= mixed >> 32
         at += 8
     while at < end:
-        mixed = (mixed ^ byte(text, at)) * _FACTOR
+        mixed = (mixed ^ value(text, at)) * _FACTOR
         mixed ^= mixed >> 32
         at += 1
     return mixed
