@@ -142,8 +142,11 @@ def _compile() -> bytes:
     whole = llvm.parse_assembly("")
     for name, (module, arguments) in KERNELS.items():
         whole.link_in(_translate(getattr(modules[module], name), arguments))
-    whole.verify()
-    return _machine().emit_object(whole)
+    machine = _machine()
+    tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+    passes = llvm.create_pass_builder(machine, tuning)
+    passes.getModulePassManager().run(whole, passes)  # now that parts are known to be ours alone
+    return machine.emit_object(whole)
 
 
 def _translate(function: Callable, arguments: int) -> object:

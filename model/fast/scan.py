@@ -16,7 +16,12 @@ _S, _T, _M, _D, _R, _V, _E, _L = b"stmdrvel"
 @part
 def piece_end(text, at, size, classes, mode):
     """The end of the piece that begins `at`."""
-    word = at + (1 if value(text, at) == _BLANK else 0)
+    first = value(text, at)
+    word = at
+    if first == _BLANK or (mode != GPT2 and first < 0x80 and first != _APOSTROPHE):
+        kind = value(classes, first)
+        if kind == OTHER or kind == SPACE:
+            word = at + 1
     if word + 17 <= size:
         letters = letters16(text, word)
         if 0 < letters < 16 and value(text, word + letters) < 0x80:
