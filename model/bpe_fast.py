@@ -35,6 +35,7 @@ def _new_desk(pattern: str, byte_tokens: Sequence[int]) -> Desk:
     new.lend(desk.CLASSES, desk.kinds())
     new[desk.MODE] = desk.MODES[pattern]
     new.lend(desk.BYTE_TOKENS, np.array(byte_tokens, np.int32))
+    new.lend(desk.AHEAD, np.zeros(4 * desk.PIECES_AHEAD, np.int64))
     new.new_table()
     new.lend(desk.POOL, np.zeros(1 << 12, np.int32))
     new[desk.POOL_SIZE] = 1 << 12

@@ -58,7 +58,8 @@ def counted(texts: list[bytes], pattern: str) -> Counter[bytes]:
             raw = low.to_bytes(8, "little", signed=True) + high.to_bytes(8, "little")
             if length == 16:
                 raw, length = pool[4 * start :], high & ((1 << 56) - 1)
-            pieces[raw[:length]] += times
+            assert raw[:length] not in pieces
+            pieces[raw[:length]] = times
     return pieces
 
 

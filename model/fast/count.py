@@ -1,21 +1,19 @@
 """Count the distinct pieces of texts, then lay them out as words for learning."""
 
 from model.fast.desk import (
+    AHEAD,
     AT,
     BYTE_TOKENS,
-    CLASSES,
     DONE,
     FULL_TABLE,
-    MODE,
     POOL_USED,
     ROOM,
     USED,
     WORDS,
     WORDS_SIZE,
 )
-from model.fast.memory import bytes_at, ints_at, longs_at, store8, value
-from model.fast.scan import piece_end
-from model.fast.table import SHORT, find, has_room, keep_bytes, key_of, table_of
+from model.fast.memory import bytes_at, ints_at, longs_at, part, store8, value
+from model.fast.table import SHORT, find, has_room, keep_bytes, look_ahead, table_of
 
 # A word of the text: its count (two int32), its length, its tokens.
 HEAD = 3
@@ -27,27 +25,33 @@ def count(desk_address, text_address, size):
     An entry's third word is the count.
     """
     desk, text = longs_at(desk_address), bytes_at(text_address)
-    classes, mode, at = bytes_at(desk[CLASSES]), desk[MODE], desk[AT]
     table, shift, pool = table_of(desk)
+    at, ahead = desk[AT], longs_at(desk[AHEAD])
     while at < size:
-        end = piece_end(text, at, size, classes, mode)
-        length = end - at
-        low, high = key_of(text, at, length, size)
-        entry = find(table, shift, pool, text, at, length, low, high)
-        if table[entry + 1] == 0:
-            if not has_room(desk, (length + 3) >> 2):
-                desk[AT] = at
-                return FULL_TABLE
-            table[entry], table[entry + 1] = low, high
-            desk[USED] += 1
-            desk[ROOM] += length + HEAD
-            if length > SHORT:
-                table[entry + 3] = desk[POOL_USED]
-                desk[POOL_USED] = keep_bytes(pool, desk[POOL_USED], text, at, length)
-        table[entry + 2] += 1
-        at = end
+        for i in range(look_ahead(desk, text, at, size, size)):
+            length = ahead[4 * i] - at
+            low, high, slot = ahead[4 * i + 1], ahead[4 * i + 2], ahead[4 * i + 3]
+            entry = find(table, shift, pool, text, at, length, low, high, slot)
+            if table[entry + 1] == 0:
+                if not has_room(desk, (length + 3) >> 2):
+                    desk[AT] = at
+                    return FULL_TABLE
+                _enter(desk, table, pool, entry, text, at, length, low, high)
+            table[entry + 2] += 1
+            at += length
     desk[AT] = 0
     return DONE
+
+
+@part
+def _enter(desk, table, pool, entry, text, at, length, low, high):
+    """Make an entry for a piece; there must be room."""
+    table[entry], table[entry + 1] = low, high
+    desk[USED] += 1
+    desk[ROOM] += length + HEAD
+    if length > SHORT:
+        table[entry + 3] = desk[POOL_USED]
+        desk[POOL_USED] = keep_bytes(pool, desk[POOL_USED], text, at, length)
 
 
 def lay_words(desk_address):

@@ -30,7 +30,10 @@ LEFT, RIGHT, TOKEN, NEXT_WORD, LAST_WORD, MERGES = range(32, 38)
 OUT, OUT_USED, OUT_SIZE, WIDE, SCRATCH, SCRATCH_SIZE, NEED = range(38, 45)
 # decoding
 STARTS, BYTES, TOKENS = range(45, 48)
-FIELDS = 48
+# pieces cut off and not yet looked up
+AHEAD = 48
+FIELDS = 49
+PIECES_AHEAD = 16
 
 # what kernels answer: done, or what there is too little of
 DONE, FULL_TABLE, FULL_PAIRS, FULL_HEAP, FULL_LISTS, FULL_EVENTS, FULL_SIDES = range(7)

@@ -7,13 +7,12 @@ piece that is no key by itself, behind its bytes.
 """
 
 from model.fast.desk import (
+    AHEAD,
     AT,
-    CLASSES,
     DONE,
     FULL_OUT,
     FULL_SCRATCH,
     FULL_TABLE,
-    MODE,
     NEED,
     OUT,
     OUT_SIZE,
@@ -30,8 +29,7 @@ from model.fast.desk import (
 from model.fast.memory import bytes_at, ints_at, longs_at, part, seldom, shorts_at, value
 from model.fast.merge import FEW, merge_long, merge_short, scratch_for
 from model.fast.pairs import key_of_pair, slot_of
-from model.fast.scan import piece_end
-from model.fast.table import SHORT, find, has_room, keep_bytes, key_of, table_of
+from model.fast.table import SHORT, find, has_room, keep_bytes, look_ahead, table_of
 
 _INSIDE = 3  # tokens in an entry
 _CACHED = 64  # bytes: longer pieces seldom recur
@@ -45,50 +43,60 @@ def encode(desk_address, text_address, size, at):
     take what is there, and call again with the desk's AT.
     """
     desk, text = longs_at(desk_address), bytes_at(text_address)
-    classes, mode = bytes_at(desk[CLASSES]), desk[MODE]
-    table, shift, pool = table_of(desk)
-    tokens, wide = ints_at(desk[POOL]), desk[WIDE]
-    used, room, answer = desk[OUT_USED], desk[OUT_SIZE], DONE
+    used = desk[OUT_USED]
     if at == 0:  # whatever an interrupted call has left there
         used = 0
-    while at < size:
-        end = piece_end(text, at, size, classes, mode)
-        length = end - at
+    answer = DONE
+    while at < size and answer == DONE:
+        answer, at, used = _encode_some(desk, text, at, size, used)
+    desk[AT], desk[OUT_USED] = at, used
+    return used if answer == DONE else -answer
+
+
+@part
+def _encode_some(desk, text, at, size, used):
+    """Encode a few pieces; returns (answer, where in the text, tokens in OUT)."""
+    table, shift, pool = table_of(desk)
+    tokens, out, wide = ints_at(desk[POOL]), desk[OUT], desk[WIDE]
+    ahead, room = longs_at(desk[AHEAD]), desk[OUT_SIZE]
+    for i in range(look_ahead(desk, text, at, size, _CACHED)):
+        length = ahead[4 * i] - at
         if used + length + _INSIDE > room:
             desk[NEED] = length + _INSIDE
-            answer = FULL_OUT
-            break
+            return FULL_OUT, at, used
         if length > _CACHED:
             many = _merge(desk, text, at, length)
             if many < 0:
-                answer = FULL_SCRATCH
-                break
-            used = _write(desk[OUT], wide, used, ints_at(desk[SCRATCH]), 0, many)
-            at = end
+                return FULL_SCRATCH, at, used
+            used = _write(out, wide, used, ints_at(desk[SCRATCH]), 0, many)
+            at += length
             continue
-        low, high = key_of(text, at, length, size)
-        entry = find(table, shift, pool, text, at, length, low, high)
+        low, high, slot = ahead[4 * i + 1], ahead[4 * i + 2], ahead[4 * i + 3]
+        entry = find(table, shift, pool, text, at, length, low, high, slot)
         if table[entry + 1] == 0:
             if not has_room(desk, length + ((length + 3) >> 2)):
-                answer = FULL_TABLE
-                break
+                return FULL_TABLE, at, used
             _remember(desk, text, at, length, low, high, entry)
-        at = end
+        at += length
         packed, rest = table[entry + 2], table[entry + 3]
         many = packed & _HALF
         if length <= SHORT and many <= _INSIDE:
-            if wide:
-                three = ints_at(desk[OUT] + 4 * used)
-                three[0], three[1], three[2] = packed >> 32, rest & _HALF, rest >> 32
-            else:
-                few = shorts_at(desk[OUT] + 2 * used)
-                few[0], few[1], few[2] = packed >> 32, rest & _HALF, rest >> 32
+            _write_three(out, wide, used, packed >> 32, rest & _HALF, rest >> 32)
             used += many
         else:
             start = rest + ((length + 3) >> 2 if length > SHORT else 0)
-            used = _write(desk[OUT], wide, used, tokens, start, many)
-    desk[AT], desk[OUT_USED] = at, used
-    return used if answer == DONE else -answer
+            used = _write(out, wide, used, tokens, start, many)
+    return DONE, at, used
+
+
+@part
+def _write_three(out, wide, used, first, second, third):
+    if wide:
+        ints = ints_at(out + 4 * used)
+        ints[0], ints[1], ints[2] = first, second, third
+    else:
+        shorts = shorts_at(out + 2 * used)
+        shorts[0], shorts[1], shorts[2] = first, second, third
 
 
 @part

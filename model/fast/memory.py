@@ -4,13 +4,15 @@ Why not arrays: numba counts references to an array each time that one kernel ha
 which costs more than the work on a piece of five bytes. Pointers cost nothing, know no length and
 check no bounds. Whoever calls a kernel keeps the memory alive and says how long it is.
 
-All arithmetic is on int64: numba makes a float of an int64 and a uint64.
+All arithmetic is on int64: numba makes a float of an int64 and a uint64. It also promises LLVM
+that no int64 overflows, on which LLVM builds: what may overflow is multiplied by `product`.
 """
 
 from collections.abc import Callable
 
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 _I64 = ir.IntType(64)
@@ -49,6 +51,26 @@ def value(pointer, at):
 
 
 @intrinsic
+def product(typing, a, b):
+    """The lower 64 bits of a product."""
+
+    def build(context, builder, signature, arguments):
+        return builder.mul(*arguments)
+
+    return types.int64(types.int64, types.int64), build
+
+
+@intrinsic
+def topmost(typing, number, shift):
+    """The 64 - shift topmost bits of a number, as a number."""
+
+    def build(context, builder, signature, arguments):
+        return builder.lshr(*arguments)
+
+    return types.int64(types.int64, types.int64), build
+
+
+@intrinsic
 def load8(typing, pointer, at):
     """Eight bytes as one int64, wherever they lie."""
 
@@ -84,19 +106,49 @@ def copy16(typing, target, at, source, start):
 
 
 @intrinsic
-def letters16(typing, text, at):
-    """How many of the next 16 bytes are ASCII letters, up to the first that is none."""
+def fetch_early(typing, pointer, at):
+    """Ask for memory that will be read soon."""
 
     def build(context, builder, signature, arguments):
-        def all_16(value: int) -> ir.Constant:
-            return ir.Constant(_BLOCK, [value] * 16)
-
+        number = ir.IntType(32)
         place = builder.gep(arguments[0], [arguments[1]])
-        block = builder.load(builder.bitcast(place, _BLOCK.as_pointer()), align=1)
-        small = builder.or_(block, all_16(0x20))
-        others = builder.icmp_unsigned(">=", builder.sub(small, all_16(ord("a"))), all_16(26))
-        mask = builder.zext(builder.bitcast(others, ir.IntType(16)), _I64)
-        with_end = builder.or_(mask, ir.Constant(_I64, 1 << 16))
-        return builder.cttz(with_end, ir.Constant(ir.IntType(1), 1))
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(prefetch, [place, number(0), number(3), number(1)])  # to read; soon; data
+        return context.get_dummy_value()
 
-    return types.int64(text, types.int64), build
+    return types.none(pointer, types.int64), build
+
+
+def _run16(is_other: Callable) -> Callable:
+    """Makes what tells how many of the next 16 bytes come before the first other one."""
+
+    @intrinsic
+    def run16(typing, text, at):
+        def build(context, builder, signature, arguments):
+            place = builder.gep(arguments[0], [arguments[1]])
+            block = builder.load(builder.bitcast(place, _BLOCK.as_pointer()), align=1)
+            mask = builder.bitcast(is_other(builder, block), ir.IntType(16))
+            with_end = builder.or_(builder.zext(mask, _I64), _I64(1 << 16))
+            return builder.cttz(with_end, ir.IntType(1)(1))
+
+        return types.int64(text, types.int64), build
+
+    return run16
+
+
+def _no_letter(builder: ir.IRBuilder, block: ir.Value) -> ir.Value:
+    small = builder.or_(block, _all_16(0x20))
+    return builder.icmp_unsigned(">=", builder.sub(small, _all_16(ord("a"))), _all_16(26))
+
+
+def _no_blank(builder: ir.IRBuilder, block: ir.Value) -> ir.Value:
+    return builder.icmp_unsigned("!=", block, _all_16(0x20))
+
+
+def _all_16(number: int) -> ir.Constant:
+    return ir.Constant(_BLOCK, [number] * 16)
+
+
+letters16 = _run16(_no_letter)  # ASCII letters
+blanks16 = _run16(_no_blank)

@@ -1,7 +1,7 @@
 """The records of pairs: a hash table of (key, count, where its list begins, how long it is)."""
 
 from model.fast.desk import PAIRS, PAIRS_SHIFT, PAIRS_USED
-from model.fast.memory import longs_at, part
+from model.fast.memory import longs_at, part, product, topmost
 
 _FACTOR = 0x1E3779B97F4A7C15
 
@@ -15,7 +15,7 @@ def key_of_pair(left, right):
 @part
 def slot_of(key, shift):
     """The slot where a key should stand, of 2 ** (64 - shift)."""
-    return ((key * _FACTOR) >> shift) & ((1 << (64 - shift)) - 1)
+    return topmost(product(key, _FACTOR), shift)
 
 
 @part

@@ -6,7 +6,7 @@ instruction looks at sixteen. A byte that belongs to no valid character is OTHER
 """
 
 from model.fast.desk import CL100K_CLASSIC, GPT2, LETTER, LINE_END, NUMBER, OTHER, SPACE
-from model.fast.memory import letters16, part, seldom, value
+from model.fast.memory import blanks16, letters16, part, seldom, value
 
 _KIND = 7  # char_at gives (length << 3 | kind): the mask of the kind
 _BLANK, _APOSTROPHE = 0x20, 0x27
@@ -20,7 +20,7 @@ def piece_end(text, at, size, classes, mode):
     word = at
     if first == _BLANK or (mode != GPT2 and first < 0x80 and first != _APOSTROPHE):
         kind = value(classes, first)
-        if kind == OTHER or kind == SPACE:
+        if kind in (OTHER, SPACE):
             word = at + 1
     if word + 17 <= size:
         letters = letters16(text, word)
@@ -132,6 +132,12 @@ def _spaces_end(text, at, size, classes, mode):
     """White space: up to its last line end, or all that ends the text, or all but the last."""
     end, last, line_end = at, at, at
     while end < size:
+        if end + 16 <= size:
+            blanks = blanks16(text, end)
+            if blanks > 0:
+                end += blanks
+                last = end - 1
+                continue
         char = char_at(text, end, size, classes)
         kind = char & _KIND
         if kind != SPACE and kind != LINE_END:

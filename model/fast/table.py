@@ -6,8 +6,31 @@ two words is all it takes; that is 95 to 99 of 100 pieces. The key of a longer p
 its length, and its bytes lie in a pool, where the entry's last word says.
 """
 
-from model.fast.desk import LIMIT, POOL, POOL_SIZE, POOL_USED, SHIFT, TABLE, USED
-from model.fast.memory import bytes_at, load8, longs_at, part, seldom, value
+from model.fast.desk import (
+    AHEAD,
+    CLASSES,
+    LIMIT,
+    MODE,
+    PIECES_AHEAD,
+    POOL,
+    POOL_SIZE,
+    POOL_USED,
+    SHIFT,
+    TABLE,
+    USED,
+)
+from model.fast.memory import (
+    bytes_at,
+    fetch_early,
+    load8,
+    longs_at,
+    part,
+    product,
+    seldom,
+    topmost,
+    value,
+)
+from model.fast.scan import piece_end
 
 SHORT = 15
 _LONG = (SHORT + 1) << 56
@@ -39,12 +62,12 @@ def _hash(text, at, length):
     mixed = length
     end = at + length
     while at + 8 <= end:
-        mixed = (mixed ^ load8(text, at)) * _FACTOR
-        mixed ^= mixed >> 32
+        mixed = product(mixed ^ load8(text, at), _FACTOR)
+        mixed ^= topmost(mixed, 32)
         at += 8
     while at < end:
-        mixed = (mixed ^ value(text, at)) * _FACTOR
-        mixed ^= mixed >> 32
+        mixed = product(mixed ^ value(text, at), _FACTOR)
+        mixed ^= topmost(mixed, 32)
         at += 1
     return mixed
 
@@ -52,14 +75,38 @@ def _hash(text, at, length):
 @part
 def home(low, high, shift):
     """The slot where an entry should stand: the topmost bits, which depend on all others."""
-    mixed = (low ^ high * _OTHER_FACTOR) * _FACTOR
-    return (mixed >> shift) & ((1 << (64 - shift)) - 1)
+    return topmost(product(low ^ product(high, _OTHER_FACTOR), _FACTOR), shift)
 
 
 @part
-def find(table, shift, pool, text, at, length, low, high):
+def look_ahead(desk, text, at, size, longest):
+    """Cut off the next pieces and ask for the memory where their entries should stand.
+
+    Entries lie anywhere: waiting for them one by one would take longer than all the rest. Returns
+    how many pieces there are; the desk's AHEAD holds of each its end, its key and its slot. A piece
+    longer than `longest` has no key.
+    """
+    classes, mode = bytes_at(desk[CLASSES]), desk[MODE]
+    table, shift, ahead = longs_at(desk[TABLE]), desk[SHIFT], longs_at(desk[AHEAD])
+    many = 0
+    while many < PIECES_AHEAD and at < size:
+        end = piece_end(text, at, size, classes, mode)
+        low, high = 0, 0
+        if end - at <= longest:
+            low, high = key_of(text, at, end - at, size)
+        slot = home(low, high, shift)
+        fetch_early(table, slot * 4)
+        ahead[4 * many], ahead[4 * many + 1] = end, low
+        ahead[4 * many + 2], ahead[4 * many + 3] = high, slot
+        many += 1
+        at = end
+    return many
+
+
+@part
+def find(table, shift, pool, text, at, length, low, high, slot):
     """Where the entry of a piece begins, or would begin: it is free if its second word is 0."""
-    slot, mask = home(low, high, shift), (1 << (64 - shift)) - 1
+    mask = (1 << (64 - shift)) - 1
     while True:
         entry = slot * 4
         if table[entry + 1] == high and table[entry] == low:
