@@ -15,15 +15,14 @@ Two programs do the work, with the same results: `bpe_merges` and `bpe_plain`, t
 import functools
 import json
 import operator
-import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import SupportsIndex
 
 import numpy as np
 
+from model.bpe_choice import program
 from model.bpe_merges import Pair, Progress, to_bytes, why_stopped
 from model.split import PATTERN_NAME, PATTERNS, split
 
@@ -34,20 +33,6 @@ _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
 BYTE_ORDER = bytes(_PRINTABLE) + bytes(b for b in range(256) if b not in _PRINTABLE)
 
 _FILE_KIND, _FILE_FORMAT = "Ignite-LLM byte-level BPE", 1
-
-
-def program() -> ModuleType:
-    """The module that learns, encodes and decodes: `bpe_fast`, unless the reader's is asked for."""
-    asked = os.environ.get("IGNITE_TOKENIZER", "fast")
-    if asked == "reference":
-        from model import bpe_plain
-
-        return bpe_plain
-    if asked != "fast":
-        raise ValueError(f"IGNITE_TOKENIZER={asked!r}: it must be 'fast' or 'reference'")
-    from model import bpe_fast
-
-    return bpe_fast
 
 
 class Tokenizer:
@@ -73,7 +58,9 @@ class Tokenizer:
         if len(self.special_tokens) < len(special_tokens):
             raise ValueError(f"special tokens {special_tokens}: give each name only once")
         for name in self.special_tokens:
-            if len(list(split(name))) < 2:  # then a learned token could come out equal to it
+            if (
+                len(list(split(name, pattern))) < 2
+            ):  # then a learned token could come out equal to it
                 raise ValueError(f"special token {name!r}: write it like '<|{name}|>'")
         first = len(special_tokens)
         self.token_bytes = [name.encode() for name in special_tokens]

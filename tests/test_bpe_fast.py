@@ -358,3 +358,19 @@ def test_nowhere_to_keep_code_is_no_error(alone, capsys) -> None:
         (alone / name).write_text("a file, not a folder")
     load()
     assert "no folder to keep it in: let IGNITE_CACHE name one" in capsys.readouterr().err
+
+
+def test_a_special_token_must_be_several_pieces_of_its_own_pattern() -> None:
+    assert Tokenizer([], ("(word",), pattern="gpt2").encode("(word", ["(word"]) == [0]
+    with pytest.raises(ValueError, match=r"special token '\(word'"):
+        Tokenizer([], ("(word",))
+
+
+def test_a_pattern_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"pattern 'gpt9': it must be one of \['cl100k-classic'"):
+        Tokenizer.train([], pattern="gpt9")
+
+
+def test_a_file_keeps_the_pattern(tmp_path) -> None:
+    Tokenizer([(66, 67)], pattern="gpt2").save(tmp_path / "tokenizer.json")
+    assert Tokenizer.load(tmp_path / "tokenizer.json").pattern == "gpt2"
