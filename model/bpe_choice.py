@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 def program() -> ModuleType:
-    """`bpe_fast`, unless IGNITE_TOKENIZER=reference asks for `bpe_plain`. ValueError: for another."""
+    """`bpe_fast`, unless IGNITE_TOKENIZER=reference asks for `bpe_plain`. ValueError: else."""
     asked = os.environ.get("IGNITE_TOKENIZER", "fast")
     if asked == "reference":
         from model import bpe_plain
