@@ -294,7 +294,7 @@ class Keeper:
         self._leave(attempt.number, said or f"ended with exit code {code}", blamed, code=code)
         if code == 0:
             self._over(FINISHED, "every stage has its result")
-        elif code == EXIT_INTERRUPTED and not self.launch.stopping():
+        elif code == EXIT_INTERRUPTED and not (word.get("taken") or self.launch.stopping()):
             # nobody has asked it to: its time was over, and if that was not its kind's, all is
             if attempt.limit != "session" and (limit := self._reached(told, attempt.limit)):
                 self._over(FAILED, limit)
