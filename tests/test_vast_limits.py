@@ -107,7 +107,8 @@ def test_nothing_under_the_price(rented):
     """It is said before anything is asked, and so is what there is."""
     world = rented("price")
     said = world.launch(*world.rents("--max-price", "0.05"))
-    assert said.code == 1 and "the cheapest is $" in said.err and "--max-price 0.10" in said.err
+    assert said.code == 1
+    assert "the cheapest is $0.208/h" in said.err and "--max-price 0.21" in said.err
     assert "Rent" not in said.out + said.err
     assert not world.vast.creates() and not world.launches()
 
