@@ -150,11 +150,12 @@ class Keeper:
 
     def _choose(self, told: History) -> Offer | None:
         """The best offer; None while there is none, which is looked at again after a while."""
-        if self.judge.began("dry") and self.judge.lasted("dry") < self.pace.dry:
+        if not self._due("dry", seldom=True):
             return None
-        self.judge.forget("dry")
         try:
-            return self.target.offers(told.avoid | self._avoid)[0]
+            found = self.target.offers(told.avoid | self._avoid)[0]
+            self.judge.forget("dry")
+            return found
         except Refused as error:
             if not told.attempts:  # nothing was lost yet: let a person decide
                 self._over(FAILED, str(error))
@@ -162,7 +163,6 @@ class Keeper:
             self.once(f"waiting for an offer: {error}")
         except Away as error:
             self.once(f"waiting for offers: {error}")
-        self.judge.lasted("dry")
         return None
 
     def _create(self, told: History, offer: Offer) -> None:
@@ -247,10 +247,23 @@ class Keeper:
             self._stop(told, number, seen, word)
 
     def _listen(self, seen: Box, word: dict[str, Any]) -> None:
-        """What a box prints before it can speak through the store is soon gone with it."""
-        if not word and seen.state == "running" and not seen.mute:
-            with contextlib.suppress(Away, Refused):
-                self._heard = (seen.label, self.target.output(seen).strip().splitlines()[-_TAIL:])
+        """What a box prints that does not speak through the store: not yet, or never. The last
+        line is a sign of life; the last few may say why it is gone, when it is."""
+        if word or seen.state != "running" or not self._due("listen", seen.mute):
+            return
+        with contextlib.suppress(Away, Refused):
+            lines = self.target.output(seen).strip().splitlines()[-_TAIL:]
+            self._heard = (seen.label, lines)
+            if lines:
+                self.once(f"attempt {seen.attempt} prints: {lines[-1]}")
+
+    def _due(self, what: str, seldom: bool) -> bool:
+        """Now, or, of what costs the service much, if a while has passed."""
+        if seldom and self.judge.began(what) and self.judge.lasted(what) < self.pace.dry:
+            return False
+        self.judge.forget(what)
+        self.judge.lasted(what)
+        return True
 
     def _printed(self, number: int) -> str:
         label, lines = self._heard
