@@ -153,7 +153,7 @@ def test_a_box_ends_before_its_time_is_over(tmp_path, corpus):
     start = time.monotonic()
     code, out = waited(start_box(tmp_path / "box", launch, seconds=9.0))
     assert code == 75, out
-    assert time.monotonic() - start < 14
+    assert time.monotonic() - start < 60  # and not the hours that so many steps take
 
 
 def test_a_machine_that_is_too_slow_is_given_back(tmp_path, corpus):
