@@ -5,11 +5,7 @@ So that a run never gets done before that, however fast this machine is, its hos
 the first checkpoints, until it is time to save.
 """
 
-import contextlib
-import os
-import signal
 import time
-from pathlib import Path
 
 import pytest
 from fakes.vast import offer
@@ -29,30 +25,17 @@ def dear(rented, name):
     return rented(name, steps=STEPS, speed=1.0, offers=[offer(101, HOUR)])
 
 
-def training(box):
-    """The process of a box that trains."""
-    for each in box.processes():
-        with contextlib.suppress(OSError):
-            if b"pipeline\0run" in Path(f"/proc/{each}/cmdline").read_bytes():
-                yield each
-
-
-def stand_still(world):
-    """The host of the only box stands still from the first checkpoint until it is time to save."""
+def until_it_is_time_to_save(world):
     (box,) = world.vast.boxes
-    held = [*training(box)]
-    for each in held:
-        os.kill(each, signal.SIGSTOP)
-    yield lambda: time.time() > box.started + SECONDS - 4.0
-    for each in held:
-        os.kill(each, signal.SIGCONT)
+    with world.standing_still():
+        yield lambda: time.time() > box.started + SECONDS - 4.0
 
 
 def client_watches(world, limits, words, expected):
     """It says so; all is saved, and the same command with more of it goes on to the end."""
     client = world.start(*world.rents("--max-price", "100", *limits, "-y"))
     yield lambda: world.checkpoints() >= 1
-    yield from stand_still(world)
+    yield from until_it_is_time_to_save(world)
     yield client.is_over
     said = client.ended()
     assert said.code == 1 and words in said.err, world.printed()
@@ -78,7 +61,7 @@ def nobody_watches(world, limits, words):
     yield lambda: world.checkpoints() >= 1
     client.kill()
     (box,) = world.vast.boxes
-    yield from stand_still(world)
+    yield from until_it_is_time_to_save(world)
     yield lambda: world.vast.billing_now() == 0
     assert box.spent <= BUDGET + HOUR * MORE / 3600
     assert [each.by for each in world.vast.asked("DELETE", "/")] == [str(box.id)]
