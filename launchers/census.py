@@ -48,7 +48,9 @@ class Known:
     def entry(self, boxes: list[Box], now: float) -> dict[str, Any]:
         """As JSON values, with its boxes."""
         attempt = self.told.attempts[-1] if self.told.attempts else None
-        over = self.told.over
+        over, until = self.told.over, now
+        if self.told.current is not None and self.word.get("state") == "ended":
+            until = self.told.current.heard(self.word, now)  # nobody has looked since
         idle = "waiting" if attempt and self.told.current is None else "starting"
         return {
             "launch": self.launch.name,
@@ -56,7 +58,7 @@ class Known:
             "state": over.body["outcome"] if over else self.word.get("state", idle),
             "attempts": len(self.told.attempts),
             "on": attempt.offer.get("gpu", "") if attempt else "",
-            "spent": round(self.told.cost(now), 4),
+            "spent": round(self.told.cost(until), 4),
             "per_hour": sum(box.per_hour for box in boxes),
             "watched": self.launch.watched(),
             "to_stop": self.launch.stopping() if not over else None,

@@ -131,7 +131,9 @@ def stop(run: str | None, store: str, now: bool, why: str) -> None:
 def _give_up(launch: Launch) -> None:
     current = history(launch.events()).current
     if current is not None:
-        launch.append("left", attempt=current.number, why="killed by launch stop --now", code=75)
+        unsure = current.id is None  # somebody may be asking for it this very moment
+        why = "killed by launch stop --now"
+        launch.append("left", attempt=current.number, why=why, code=75, unsure=unsure)
 
 
 @click.command()
