@@ -16,12 +16,12 @@ import click
 from launchers.census import blamed, known
 from launchers.history import FINISHED, STOPPED, history
 from launchers.launches import Launch
-from launchers.lifecycle import Keeper
+from launchers.lifecycle import Keeper, Needed
 from launchers.target import Target
 from pipeline.cli.process import EXIT_INTERRUPTED, TWICE
 from pipeline.errors import StoreAway
 
-_EXIT = {FINISHED: 0, STOPPED: EXIT_INTERRUPTED}
+EXIT = {FINISHED: 0, STOPPED: EXIT_INTERRUPTED}
 _LEFT = 128 + signal.SIGINT
 
 
@@ -75,7 +75,10 @@ class Attendance:
     def run(self) -> int:
         """Until it is over and nothing bills; the exit code."""
         try:
-            return _EXIT.get(self.keeper.run(self._pause), 1)
+            return EXIT.get(self.keeper.run(self._pause), 1)
+        except Needed as error:
+            click.echo(f"launch: {self.launch.name} waits for you: {error}", err=True)
+            return EXIT_INTERRUPTED
         except Leave:
             name = self.launch.name
             click.echo(

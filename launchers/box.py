@@ -20,7 +20,7 @@ from typing import Any
 from launchers.bootstrap import ENDS, ROOT
 from launchers.credentials import settle
 from launchers.health import Floors, look
-from launchers.judging import UNHEALTHY
+from launchers.judging import NOT_ALLOWED, UNHEALTHY
 from launchers.launches import Launch, Order
 from pipeline.cli.process import EXIT_INTERRUPTED
 from pipeline.errors import StoreError
@@ -125,11 +125,14 @@ def run(errand: dict[str, Any], order: bytes | None) -> int:
 
 
 def _passed(launch: Launch, attempt: int) -> str | None:
-    """Why an attempt is not to be made any more: boxes come back after they were given up."""
+    """Why an attempt is not to be made any more: boxes come back after they were given up. One that
+    was not allowed what it needs may try again: whoever allows it may start it by hand."""
     for event in launch.events():
-        if event.kind == "over" or (event.kind == "left" and event.attempt == attempt):
+        left = event.kind == "left" and event.attempt == attempt
+        if event.kind == "over" or (left and event.body.get("code") != NOT_ALLOWED):
             return f"attempt {attempt} was given up: {event.body.get('why')}"
-    if launch.box(attempt).get("state") == "ended":
+    word = launch.box(attempt)
+    if word.get("state") == "ended" and word.get("code") != NOT_ALLOWED:
         return f"attempt {attempt} has ended"
     return None
 

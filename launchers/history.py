@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from launchers.judging import UNHEALTHY
+from launchers.judging import NOT_ALLOWED, UNHEALTHY
 from launchers.launches import Event
 from pipeline.cli.process import EXIT_INTERRUPTED
 
 _NEARLY = 0.9  # of its time, from when a box ends by itself: it leaves some for saving
+EXPLAINED = (None, 0, EXIT_INTERRUPTED, UNHEALTHY, NOT_ALLOWED)  # exit codes, None if it has none
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 
 
@@ -47,8 +48,8 @@ class Attempt:
 
     @property
     def failed(self) -> bool:
-        """Did it end by itself, and neither done nor interrupted?"""
-        return self.ended is not None and self.code not in (None, 0, EXIT_INTERRUPTED, UNHEALTHY)
+        """Did it end by itself, in a way that nobody can explain?"""
+        return self.ended is not None and self.code not in EXPLAINED
 
     @property
     def per_hour(self) -> float:

@@ -23,8 +23,8 @@ from dataclasses import asdict
 from typing import Any
 
 from launchers import limits
-from launchers.history import FAILED, FINISHED, STOPPED, Attempt, History, history
-from launchers.judging import UNHEALTHY, Judge, Pace, pace
+from launchers.history import EXPLAINED, FAILED, FINISHED, STOPPED, Attempt, History, history
+from launchers.judging import NOT_ALLOWED, UNHEALTHY, Judge, Pace, pace
 from launchers.launches import Launch, Order
 from launchers.target import Away, Box, Errand, Offer, Refused, Spoiled, Target
 from pipeline.cli.process import EXIT_INTERRUPTED
@@ -34,6 +34,10 @@ from pipeline.ui import human_seconds
 _TAIL = 4  # lines
 _OFTEN, _SELDOM = 60.0, 1800.0  # seconds between signs of life, of a box that will or cannot speak
 WORDLESS = -1  # the exit code of a box that could not tell it
+
+
+class Needed(ValueError):
+    """A person must do something, which it says, before another box is of use."""
 
 
 class Keeper:
@@ -63,7 +67,10 @@ class Keeper:
     # the loop
 
     def run(self, pause: Callable[[float], None] = time.sleep) -> str:
-        """Until it is over and nothing bills; the outcome: finished, stopped or failed."""
+        """Until it is over and nothing bills; the outcome: finished, stopped or failed.
+
+        Raises Needed if nothing bills either, and a person is asked for something.
+        """
         while True:
             try:
                 if (outcome := self.step()) is not None:
@@ -285,28 +292,34 @@ class Keeper:
     def _ended(
         self, told: History, attempt: Attempt, word: dict[str, Any], gone: dict[str, Any]
     ) -> None:
-        """What follows from how a box has ended; ``gone`` says when, if it is no more."""
-        until = gone.get("until", self.clock())
-        code, why, machine = word.get("code"), word.get("why"), attempt.offer.get("machine")
-        if code == UNHEALTHY:
-            self._leave(attempt.number, f"it is not healthy: {why}", machine, code=code, **gone)
-            return
-        blamed = machine if code == WORDLESS else None
-        said = why or {0: "done", EXIT_INTERRUPTED: "all is saved"}.get(code)
-        said = said or f"ended with exit code {code}"
+        """A box has ended; ``gone`` says when, if it is no more."""
+        code, why = word.get("code"), str(word.get("why") or "")
+        said = {
+            0: "done",
+            EXIT_INTERRUPTED: "all is saved",
+            UNHEALTHY: f"it is not healthy: {why}",
+            NOT_ALLOWED: "it was not allowed what it needs",
+        }.get(code, why or f"ended with exit code {code}")
+        blamed = attempt.offer.get("machine") if code in (UNHEALTHY, WORDLESS) else None
         self._leave(attempt.number, said, blamed, code=code, **gone)
+        self._follow(told, attempt, code, why, gone.get("until", self.clock()))
+
+    def _follow(
+        self, told: History, attempt: Attempt, code: int | None, why: str, ended: float
+    ) -> None:
+        """What follows from the exit code of a box; of most, that there is another attempt."""
         if code == 0:
             self._over(FINISHED, "every stage has its result")
         elif code == EXIT_INTERRUPTED and not self.launch.stopping():
             # nobody here has asked it to: its host did or, if not, its time was over
-            limit = attempt.limit if attempt.used_up(until) else None
-            if limit in ("deadline", "budget") and (
-                why := limits.reached(self.order, told, self.clock(), limit)
-            ):
-                self._over(FAILED, why)
+            limit = attempt.limit if attempt.used_up(ended) else None
+            if limit in ("deadline", "budget"):
+                self._over(FAILED, str(limits.reached(self.order, told, self.clock(), limit)))
+        elif code == NOT_ALLOWED and not self.launch.stopping():
+            raise Needed(why)
         elif code in (1, 2):
             self._over(FAILED, f"the run itself failed: see `launch logs {self.launch.name}`")
-        elif code != EXIT_INTERRUPTED and self._failures(told) + 1 >= self.pace.failures:
+        elif code not in EXPLAINED and self._failures(told) + 1 >= self.pace.failures:
             self._over(FAILED, f"{self.pace.failures} boxes have failed: `launch logs` shows why")
 
     def _failures(self, told: History) -> int:

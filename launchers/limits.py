@@ -9,7 +9,7 @@ from pipeline.ui import human_seconds
 def of_a_box(
     order: Order, session: float | None, told: History, offer: Offer, now: float
 ) -> tuple[str | None, float | None]:
-    """How long it may live, and by which limit: its kind's (``session``), the time's, the money's."""
+    """How long it may live, and by which limit: its kind's, the time's or the money's."""
     limits: list[tuple[float, str]] = []
     if session is not None:
         limits.append((session, "session"))

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from launchers import orders
-from launchers.attendance import attended, keeper
+from launchers.attendance import EXIT, attended, keeper
 from launchers.bundle import Bundle
 from launchers.census import known
 from launchers.credentials import box_secrets
@@ -124,7 +124,7 @@ def see_through(launch: Launch, target: Target, detach: bool) -> int:
     if code == 0:
         finish(launch)
     elif code == 75:
-        click.echo("launch: stopped; the same command goes on", err=True)
+        click.echo("launch: the same command goes on with it", err=True)
     return code
 
 
@@ -134,7 +134,7 @@ def _detached(launch: Launch, target: Target) -> int:
     while True:
         outcome, told = seeing.step(), history(launch.events())
         if outcome is not None:
-            return int(outcome != "finished")
+            return EXIT.get(outcome, 1)
         if told.current is not None and told.current.id is not None:
             break
         time.sleep(seeing.pace.look)
