@@ -63,6 +63,7 @@ class Keeper:
         self._said: set[str] = set()
         self._heard: tuple[str, list[str]] = ("", [])  # a label, and what that box printed last
         self._avoid = set(avoid)
+        self.pass_on: Callable[[], None] = lambda: None  # writes what a person here has asked for
 
     # the loop
 
@@ -182,6 +183,9 @@ class Keeper:
         if seconds is not None and seconds < self.pace.settle:
             self._over(FAILED, f"what is left of the {limit} is too little for another machine")
             return
+        self.pass_on()
+        if self.launch.stopping():
+            return  # asked for while offers were looked for: that may take a minute
         body = {"offer": asdict(offer), "limit": limit, "time": seconds}
         if not self._append("creating", attempt=number, **body):
             return

@@ -11,8 +11,8 @@ from servers import s3_environment
 
 from launchers import bundle
 from launchers.colab.notebook import Told, notebook
-from launchers.credentials import unhidden
 from launchers.colab.unattended import Unattended
+from launchers.credentials import unhidden
 from launchers.history import FINISHED, history
 from launchers.launches import Launch, Order
 from pipeline import recipe

@@ -58,6 +58,7 @@ def colab(
     launch colab --size medium --store s3://bucket/run --gpu L4
     launch colab --size medium --store s3://bucket/run --via colab-cli
     """
+    start.checked(dry_run, as_json)
     named = dict(options)
     engine, machine = engine_and_machine(options)
     drive = _checked(engine, drive, via, credentials or my_credentials)
