@@ -19,7 +19,9 @@ from launchers.target import Target
 from launchers.targets import Secrets
 from pipeline.cli import show, stores
 from pipeline.cli.options import make_engine
+from pipeline.cli.process import EXIT_INTERRUPTED
 from pipeline.engine.engine import Engine
+from pipeline.errors import Interrupted
 from pipeline.machine import Machine, duration
 from pipeline.recipe import Recipe
 from pipeline.ui import human_seconds
@@ -29,7 +31,7 @@ def launch_options(command: Callable) -> Callable:
     """Options that all targets share which start something from here."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON."),
-        click.option("-n", "--dry-run", is_flag=True, help="Show every request; send none."),
+        click.option("-n", "--dry-run", is_flag=True, help="Show every request; send those that look."),
         click.option("-d", "--detach", is_flag=True, help="Return when a machine is asked for."),
         click.option("-y", "--yes", is_flag=True, help="Do not ask before anything is started."),
         click.option(
@@ -113,11 +115,21 @@ def within(order: Order) -> str:
     return " and ".join(limits) or "no limits"
 
 
-def begin(engine: Engine, machine: Machine, order: Order, packed: Bundle) -> Launch:
-    """Bring a text of this machine into the store, and place the order; or the launch that somebody
-    else has begun meanwhile, for a prompt may stand there for hours."""
-    if orders.is_here(engine.recipe.data.source):
+def bring(engine: Engine, machine: Machine) -> None:
+    """Bring a text of this machine into the store, where boxes can read it."""
+    if not orders.is_here(engine.recipe.data.source):
+        return
+    try:
         orders.prepare(engine, machine)
+    except Interrupted:
+        click.echo("launch: nothing was started; the same command goes on", err=True)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def begin(engine: Engine, machine: Machine, order: Order, packed: Bundle) -> Launch:
+    """Place the order, and what it needs; or the launch that somebody else has begun meanwhile, for
+    a prompt may stand there for hours."""
+    bring(engine, machine)
     return open_one(engine, order.target) or orders.place(engine, order, packed)
 
 
@@ -141,7 +153,7 @@ def see_through(launch: Launch, target: Target, detach: bool) -> int:
         return 0
     if code == 0:
         finish(launch)
-    elif code == 75:
+    elif code == EXIT_INTERRUPTED:
         click.echo("launch: the same command goes on with it", err=True)
     return code
 

@@ -101,3 +101,24 @@ def test_what_has_no_price_is_taken_to_bill_and_what_is_free_is_not(run):
     assert launch("ps", "--store", "store").code == 0
     said = launch("reap", "--store", "store")
     assert said.code == 0 and "destroying" not in said.out and market.there
+
+
+def test_killing_a_launch_waits_for_a_box_that_was_just_asked_for(tmp_path, corpus, monkeypatch):
+    """Whoever asked was killed, and the service does not list it yet."""
+
+    class Late(Market):
+        looks = 0
+
+        def boxes(self):
+            self.looks += 1
+            return super().boxes() if self.looks > 3 else []
+
+    monkeypatch.setenv("IGNITE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("IGNITE_PACE", "0.02")
+    monkeypatch.chdir(tmp_path)
+    found = ordered("store", corpus)
+    found.append("creating", attempt=1, offer={"per_hour": 0.3})
+    market = Late(box(found))
+    monkeypatch.setattr(targets, "connect", lambda *_, **__: market)
+    said = launch("stop", found.name, "--now", "--store", "store")
+    assert said.code == 0 and not market.there, said.err

@@ -18,6 +18,8 @@ from launchers.history import history
 from launchers.launches import Launch, Order, launches
 from launchers.target import Offer
 from pipeline import recipe
+from pipeline.engine.engine import Engine
+from pipeline.errors import Interrupted
 from pipeline.store.places import open_store
 
 PLACE = "s3://runs/terms"
@@ -93,6 +95,19 @@ def test_logs_name_what_is_over(vast, unattended, corpus):
     assert only.append("over", outcome="stopped", why="somebody asked for it")
     said = launch("logs", "--store", place)
     assert said.code == 1 and only.name in said.err and "nothing runs" in said.err
+
+
+@pytest.mark.parametrize("finishes", [False, True])
+def test_ctrl_c_while_the_text_is_sent_starts_nothing(vast, corpus, monkeypatch, finishes):
+    def prepare(self, stage, machine, shown, asked):
+        os.kill(os.getpid(), signal.SIGINT)
+        if not finishes and asked():
+            raise Interrupted
+
+    monkeypatch.setattr(Engine, "run", prepare)
+    said = rent(f"{PLACE}-text", corpus, "-y")
+    assert said.code == 75 and "nothing was started" in said.err
+    assert not vast.boxes and not launches(open_store(f"{PLACE}-text"))
 
 
 # Ctrl-C

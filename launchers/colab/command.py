@@ -137,9 +137,8 @@ def _placed(engine: Engine, machine: Machine, told: Told) -> Launch:
     """The launch in the store elsewhere, with a text of this machine and the order in it."""
     if told.order.name in engine.store.names("launch"):
         return Launch(engine.store, told.order.name)
-    source = engine.recipe.data.source
-    if orders.is_here(source) and not source.startswith(_VM):
-        orders.prepare(engine, machine)
+    if not engine.recipe.data.source.startswith(_VM):
+        start.bring(engine, machine)
     return orders.place(engine, told.order, told.bundle)
 
 

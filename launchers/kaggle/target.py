@@ -109,6 +109,9 @@ class Kaggle:
         # what is wrong with it is found out before anything is sent
         kernel.source(kernel.told(errand, order.body(), "-"), bundle)
         sent = self._send(order) if not errand.store else None
+        ends = _ends(Launch(self.store, errand.name))
+        if ends.over or errand.attempt in ends.left:  # nobody could end the session
+            raise Refused("it was given up while its data set was made")
         request = self._request(errand, order, bundle, sent)
         return self._saved(self.client.save(request), errand.name)
 
