@@ -152,12 +152,6 @@ def test_nobody_can_end_a_session_and_destroy_says_so(fake, store):
     target.destroy(f"{OWNER}/ignite-tiny-9999ff/1")
 
 
-def test_force_deletes_the_kernel(fake, store):
-    target = kaggle(store)
-    target.destroy(push(target, launched(store, HANGS)), force=True)
-    assert not fake.kernels and target.boxes() == []
-
-
 def test_what_a_session_prints_is_told_while_it_runs_and_after(fake, store, monkeypatch):
     monkeypatch.setattr("launchers.kaggle.client.LISTEN", 0.3)
     target = kaggle(store)
