@@ -319,21 +319,20 @@ class Keeper:
         }.get(code, why or f"ended with exit code {code}")
         blamed = attempt.offer.get("machine") if code in (UNHEALTHY, WORDLESS) else None
         self._leave(attempt.number, said, blamed, code=code, **gone)
-        self._follow(told, attempt, code, why, gone.get("until", self.clock()))
+        self._follow(told, attempt, word, gone.get("until", self.clock()))
 
-    def _follow(
-        self, told: History, attempt: Attempt, code: int | None, why: str, ended: float
-    ) -> None:
+    def _follow(self, told: History, attempt: Attempt, word: dict[str, Any], ended: float) -> None:
         """What follows from the exit code of a box; of most, that there is another attempt."""
+        code, taken = word.get("code"), word.get("taken")  # its host told it to end
         if code == 0:
             self._over(FINISHED, "every stage has its result")
-        elif code == EXIT_INTERRUPTED and not self.launch.stopping():
-            # nobody here has asked it to: its host did or, if not, its time was over
+        elif code == EXIT_INTERRUPTED and not (taken or self.launch.stopping()):
+            # nobody has asked it to: its time was over, if it says how long it was
             limit = attempt.limit if attempt.used_up(ended) else None
             if limit in ("deadline", "budget"):
                 self._over(FAILED, str(limits.reached(self.order, told, self.clock(), limit)))
         elif code == NOT_ALLOWED and not self.launch.stopping():
-            raise Needed(why)
+            raise Needed(str(word.get("why") or ""))
         elif code in (1, 2):
             self._over(FAILED, f"the run itself failed: see `launch logs {self.launch.name}`")
         elif code not in EXPLAINED and self._failures(told) + 1 >= self.pace.failures:
