@@ -7,6 +7,7 @@ VENV ?= .venv
 SIZE ?= tiny
 DATA ?= python-stdlib
 ARGS ?=
+JOBS ?= logical
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --retries 2 -c constraints.txt
@@ -19,7 +20,7 @@ run: $(VENV)/.run-ready
 test: $(VENV)/.test-ready
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 clean:
 	rm -rf $(VENV)
@@ -41,7 +42,7 @@ $(VENV)/.test-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 define LINK_INSTALLED
 import importlib.util, pathlib, sys, sysconfig
 need = ["torch", "numpy", "safetensors", "click", "rich", "fsspec"]
-tests = "pytest hypothesis ruff tokenizers tiktoken transformers pyarrow zstandard matplotlib"
+tests = "pytest xdist hypothesis ruff tokenizers tiktoken transformers pyarrow zstandard matplotlib"
 need += tests.split() if sys.argv[1] == "test" else []
 missing = [name for name in need if importlib.util.find_spec(name) is None]
 if missing:

@@ -32,7 +32,7 @@ from pipeline.store.store import Store
 EVERY = 10.0  # seconds between two words to the store
 _PIECE = 1 << 16  # bytes of output that are one record
 _MOST = 1 << 24  # bytes of output that are kept
-_LEAVING = 30.0  # seconds for what follows the end of training
+_LEAVING, _SHARE = 300.0, 0.1  # seconds, or of the time: to send the last checkpoint, and to end
 
 
 class Teller:
@@ -124,7 +124,7 @@ def run(errand: dict[str, Any], order: bytes | None) -> int:
             teller.say(f"error: {type(error).__name__}: {error}")
             teller.tell(state="ended", code=1, why=redacted(str(error)))
             raise
-        teller.tell(state="ended", code=code)
+        teller.tell(state="ended", code=code, taken=signals.asked)
     return code
 
 
@@ -182,7 +182,7 @@ def command(order: Order, place: str) -> list[str]:
     words += order.machine
     if ENDS in os.environ:
         left = float(os.environ[ENDS]) - time.time()
-        words += ["--stop-after", f"{max(1, int(left - min(_LEAVING, 0.05 * left)))}s"]
+        words += ["--stop-after", f"{max(1, int(left - min(_LEAVING, _SHARE * left)))}s"]
     return words
 
 

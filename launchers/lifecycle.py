@@ -162,11 +162,12 @@ class Keeper:
 
     def _choose(self, told: History) -> Offer | None:
         """The best offer; None while there is none, which is looked at again after a while."""
-        if self.judge.began("dry") and self.judge.lasted("dry") < self.pace.dry:
+        if not self._due("dry", seldom=True):
             return None
-        self.judge.forget("dry")
         try:
-            return self.target.offers(told.avoid | self._avoid)[0]
+            found = self.target.offers(told.avoid | self._avoid)[0]
+            self.judge.forget("dry")
+            return found
         except Refused as error:
             if not told.attempts:  # nothing was lost yet: let a person decide
                 self._over(FAILED, str(error))
@@ -174,7 +175,6 @@ class Keeper:
             self.once(f"waiting for an offer: {error}")
         except Away as error:
             self.once(f"waiting for offers: {error}")
-        self.judge.lasted("dry")
         return None
 
     def _create(self, told: History, offer: Offer) -> None:
@@ -257,10 +257,23 @@ class Keeper:
             )
 
     def _listen(self, seen: Box, word: dict[str, Any]) -> None:
-        """What a box prints before it can speak through the store is soon gone with it."""
-        if not word and seen.state == "running" and not seen.mute:
-            with contextlib.suppress(Away, Refused):
-                self._heard = (seen.label, self.target.output(seen).strip().splitlines()[-_TAIL:])
+        """What a box prints that does not speak through the store: not yet, or never. The last
+        line is a sign of life; the last few may say why it is gone, when it is."""
+        if word or seen.state != "running" or not self._due("listen", seen.mute):
+            return
+        with contextlib.suppress(Away, Refused):
+            lines = self.target.output(seen).strip().splitlines()[-_TAIL:]
+            self._heard = (seen.label, lines)
+            if lines:
+                self.once(f"attempt {seen.attempt} prints: {lines[-1]}")
+
+    def _due(self, what: str, seldom: bool) -> bool:
+        """Now, or, of what costs the service much, if a while has passed."""
+        if seldom and self.judge.began(what) and self.judge.lasted(what) < self.pace.dry:
+            return False
+        self.judge.forget(what)
+        self.judge.lasted(what)
+        return True
 
     def _printed(self, number: int) -> str:
         label, lines = self._heard
@@ -306,21 +319,20 @@ class Keeper:
         }.get(code, why or f"ended with exit code {code}")
         blamed = attempt.offer.get("machine") if code in (UNHEALTHY, WORDLESS) else None
         self._leave(attempt.number, said, blamed, code=code, **gone)
-        self._follow(told, attempt, code, why, gone.get("until", self.clock()))
+        self._follow(told, attempt, word, gone.get("until", self.clock()))
 
-    def _follow(
-        self, told: History, attempt: Attempt, code: int | None, why: str, ended: float
-    ) -> None:
+    def _follow(self, told: History, attempt: Attempt, word: dict[str, Any], ended: float) -> None:
         """What follows from the exit code of a box; of most, that there is another attempt."""
+        code, taken = word.get("code"), word.get("taken")  # its host told it to end
         if code == 0:
             self._over(FINISHED, "every stage has its result")
-        elif code == EXIT_INTERRUPTED and not self.launch.stopping():
-            # nobody here has asked it to: its host did or, if not, its time was over
+        elif code == EXIT_INTERRUPTED and not (taken or self.launch.stopping()):
+            # nobody has asked it to: its time was over, if it says how long it was
             limit = attempt.limit if attempt.used_up(ended) else None
             if limit in ("deadline", "budget"):
                 self._over(FAILED, str(limits.reached(self.order, told, self.clock(), limit)))
         elif code == NOT_ALLOWED and not self.launch.stopping():
-            raise Needed(why)
+            raise Needed(str(word.get("why") or ""))
         elif code in (1, 2):
             self._over(FAILED, f"the run itself failed: see `launch logs {self.launch.name}`")
         elif code not in EXPLAINED and self._failures(told) + 1 >= self.pace.failures:

@@ -31,7 +31,7 @@ _WORDS = r"(?:key|secret|sig|signature|token|password|credential)"
 _INNER = re.compile(rf"\b\w*{_WORDS}\s*=\s*([^&;\s]{{{SHORTEST},}})", re.IGNORECASE)
 _SHAPES = (
     (re.compile(r"://[^/?#\s'\"]+@"), "://"),  # to the last @: passwords may hold one
-    (re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\"]*"), r"\1?..."),
+    (re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+"), r"\1?..."),  # a question mark may end a question
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), _GONE),
     (re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|KGAT_[A-Za-z0-9]{8,})"), _GONE),
     (re.compile(r"\b(Bearer|Basic)(\s+)(?=[\w.~+/=-]*\d)[\w.~+/=-]{12,}"), rf"\1\2{_GONE}"),

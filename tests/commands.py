@@ -79,6 +79,6 @@ def start(*words: object, program: str = "pipeline.cli.main", **options) -> subp
     name = {"pipeline.cli.main": "pipeline", "launchers.cli": "launch"}[program]
     source = f"import sys; sys.argv[0] = {name!r}; from {program} import main; main()"
     command = [sys.executable, "-c", source, *map(str, words)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment, text=True, **{**pipes, **options})

@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -46,3 +47,19 @@ def endpoint():
     with s3_server() as url:
         make_bucket(url, "runs")
         yield url
+
+
+@pytest.fixture
+def rented(tmp_path, endpoint, corpus, monkeypatch):
+    """Makes worlds of renting.py that last for the test, and lets it look into their stores."""
+    from renting import World
+    from servers import s3_environment
+
+    for name, value in {**s3_environment(endpoint), "IGNITE_CACHE": str(tmp_path / "seen")}.items():
+        monkeypatch.setenv(name, value)
+    with contextlib.ExitStack() as stack:
+
+        def make(name, *faults, **more):
+            return stack.enter_context(World(tmp_path, endpoint, corpus, name, *faults, **more))
+
+        yield make

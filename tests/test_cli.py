@@ -1,9 +1,11 @@
 """The command lines as users meet them: output, exit codes, mistakes, signals, pipes."""
 
 import json
+import subprocess
+import sys
 
 import pytest
-from commands import TOY, TOY_RECIPE, launch, pipeline
+from commands import ROOT, TOY, TOY_RECIPE, launch, pipeline
 from pipelines import local_store
 
 from launchers import cli as launch_cli
@@ -21,7 +23,7 @@ STAGES = [stage.name for stage in DECLARED]
 
 
 VERBS = [("pipeline", name) for name in pipeline_cli.cli.commands]
-VERBS += [("launch", name) for name in launch_cli.cli.commands]
+VERBS += [("launch", name) for name in launch_cli.VERBS]
 
 
 @pytest.mark.parametrize(("program", "verb"), VERBS)
@@ -286,3 +288,22 @@ def test_a_setting_alone_is_laid_over_the_last_run(tmp_path, corpus, monkeypatch
     assert told_json["recipe"]["data"]["source"] == str(corpus)
     assert told_json["recipe"]["train"]["lr"] == 1e-3
     assert told_json["stages"]["encode"]["state"] == "done"
+
+
+@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in launch_cli.VERBS)])
+def test_no_verb_of_launch_loads_what_it_does_not_need_yet(words):
+    """Whoever asks for help needs no torch, no engine and no cloud's package."""
+    code = (
+        "import sys\nfrom launchers.cli import cli\n"
+        f"try:\n    cli({words!r})\nexcept SystemExit: pass\n"
+        "heavy = 'torch numpy docker vastai kagglesdk kaggle s3fs botocore requests nbformat'\n"
+        "print([name for name in heavy.split() if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_launch_alone_shows_its_verbs_and_examples():
+    told = launch("--help").out
+    assert all(f"  {verb} " in told for verb in launch_cli.VERBS)
+    assert "launch vast --size large --store s3://me/run" in told

@@ -362,6 +362,15 @@ def test_limits_are_told_to_the_box(tmp_path, limits, most):
     assert play.until_over() == "failed"
 
 
+def test_a_box_that_is_taken_away_with_a_warning_is_replaced(tmp_path):
+    """It has saved all and ended, and none of its limits was the reason."""
+    play = Play(tmp_path, budget=10.0, seconds=1e6)
+    play.boot()
+    play.end(75, taken=True)
+    play.look(times=4)
+    assert len(play.market.made) == 2 and play.attempts()[0].why == "all is saved"
+
+
 def test_of_two_keepers_one_asks_and_both_see_it_through(play):
     other = play.another()
     for _ in range(4):

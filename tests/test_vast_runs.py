@@ -80,6 +80,7 @@ def test_a_run_goes_from_an_order_to_results_that_are_here(tmp_path, vast, corpu
     assert "bits per byte" in said.out
 
 
+@pytest.mark.slow
 def test_no_loss_of_a_machine_changes_a_bit(tmp_path, vast, corpus):
     """Three outbids, one host that never boots, one that dies, one that comes back."""
     place = "s3://runs/stormy"

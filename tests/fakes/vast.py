@@ -63,6 +63,7 @@ class Life(enum.Enum):
     RESURRECTS = "it is back, `after` seconds after it was destroyed for the first time"
     NO_KEY = "it gets no CONTAINER_API_KEY"
     NO_LOG = "its log can never be fetched"
+    READ_ONLY = "no cache can be kept on its disk"
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,9 @@ class FakeVast:
 
     def _start(self, box: Box) -> None:
         box.bill(self.now())
-        box.start({"VAST_URL": self.url, "PUBLIC_IPADDR": "203.0.113.7", **self.env})
+        sick = self._fated(self._number(box), Life.READ_ONLY)
+        cache = {"IGNITE_CACHE": "/proc/ignite"} if sick else {}
+        box.start({"VAST_URL": self.url, "PUBLIC_IPADDR": "203.0.113.7", **self.env, **cache})
 
     def _tick(self) -> None:
         while not self._over.wait(0.02):

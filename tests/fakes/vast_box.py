@@ -81,6 +81,7 @@ class Box:
             "LANG": "C.UTF-8",
             "NO_PROXY": "127.0.0.1",
             "OMP_NUM_THREADS": "1",
+            "IGNITE_LOOK": "0",  # nobody reads the log of one that failed
             "CONTAINER_ID": str(self.id),
             "CONTAINER_API_KEY": self.key,
             "VAST_CONTAINERLABEL": f"C.{self.id}",
