@@ -88,15 +88,18 @@ class World:
         name: str,
         *faults: Fault,
         steps: int = STEPS,
+        one_disk: bool = False,
         **more: Any,
     ) -> None:
+        """``one_disk``: all boxes have the same cache, so that one which is lost is known to be
+        dead at once, as on one machine; else its successor watches it for two minutes first."""
         self.folder, self.endpoint, self.corpus = folder / name, endpoint, corpus
         self.settings = settings(steps)
         self.place, self.pace = f"s3://runs/{name}", 0.04
         self.keys = s3_environment(endpoint)
-        self.vast = Account(
-            self.folder / "boxes", faults=faults, env={"IGNITE_TELL_EVERY": "0.5"}, **more
-        )
+        env = {"IGNITE_TELL_EVERY": "0.5"}
+        env |= {"IGNITE_CACHE": str(self.folder / "disk")} if one_disk else {}
+        self.vast = Account(self.folder / "boxes", faults=faults, env=env, **more)
         self._clients: list[Client] = []
         self._first: Launch | None = None
 

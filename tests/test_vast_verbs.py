@@ -85,9 +85,9 @@ def watched_from_elsewhere(world, expected):
 def test_from_any_machine(rented, tmp_path, corpus):
     expected = undisturbed(tmp_path / "undisturbed", corpus)
     together(
-        watched=stopped_where_it_is_watched(rented("watched", steps=ENDLESS)),
+        watched=stopped_where_it_is_watched(rented("watched", steps=ENDLESS, one_disk=True)),
         unwatched=stopped_where_nobody_watches(rented("unwatched", steps=ENDLESS)),
-        elsewhere=watched_from_elsewhere(rented("elsewhere"), expected),
+        elsewhere=watched_from_elsewhere(rented("elsewhere", one_disk=True), expected),
     )
 
 
