@@ -151,12 +151,7 @@ def test_a_box_that_is_taken_away_with_a_warning_saves_and_says_so(tmp_path, cor
 def test_a_box_ends_when_its_time_is_nearly_over(tmp_path, corpus):
     launch = ordered(str(tmp_path / "store"), corpus, "train.steps=100000")
     code, out = waited(start_box(tmp_path / "box", launch, seconds=9.0))
-<<<<<<< HEAD
     assert code == 75 and "stopped after " in out, out
-=======
-    assert code == 75, out
-    assert time.monotonic() - start < 60  # and not the hours that so many steps take
->>>>>>> faults
 
 
 def test_a_machine_that_is_too_slow_is_given_back(tmp_path, corpus):
