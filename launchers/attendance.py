@@ -16,12 +16,12 @@ import click
 from launchers.census import blamed, known
 from launchers.history import FINISHED, STOPPED, history
 from launchers.launches import Launch
-from launchers.lifecycle import Keeper
+from launchers.lifecycle import Keeper, Needed
 from launchers.target import Target
 from pipeline.cli.process import EXIT_INTERRUPTED, TWICE
 from pipeline.errors import StoreAway
 
-_EXIT = {FINISHED: 0, STOPPED: EXIT_INTERRUPTED}
+EXIT = {FINISHED: 0, STOPPED: EXIT_INTERRUPTED}
 _LEFT = 128 + signal.SIGINT
 
 
@@ -44,16 +44,24 @@ class Output:
             self.piece, self.shown = self.piece + 1, 0
 
 
-class Leave(Exception):
-    """The person here does not want to wait."""
+class Leave(BaseException):
+    """The person here does not want to wait. No library is to take that for an error."""
+
+
+class There(Exception):
+    """A box is there, and that is all that was to be waited for."""
 
 
 class Attendance:
-    """One keeper in the foreground; a context manager that takes Ctrl-C and SIGTERM."""
+    """One keeper in the foreground; a context manager that takes Ctrl-C and SIGTERM.
 
-    def __init__(self, launch: Launch, target: Target) -> None:
-        self.launch, self.keeper = launch, keeper(launch, target)
+    With ``detach`` it stays until a box is there, unless it is asked to stop before.
+    """
+
+    def __init__(self, launch: Launch, target: Target, detach: bool = False) -> None:
+        self.launch, self.keeper, self.detach = launch, keeper(launch, target), detach
         self.output = Output(launch, _write)
+        self.keeper.pass_on = self._pass_on
         self.asked, self._first, self._passed_on = 0, 0.0, False
 
     def __enter__(self) -> "Attendance":
@@ -71,11 +79,17 @@ class Attendance:
             os.write(2, b"\nstopping as soon as all is saved (Ctrl-C again: leave it alone)\n")
         elif number == signal.SIGINT and time.monotonic() - self._first > TWICE:
             self.asked = 2
+            raise Leave  # wherever it is: a keeper may be killed between any two requests
 
-    def run(self) -> int:
-        """Until it is over and nothing bills; the exit code."""
+    def run(self) -> int | None:
+        """Until it is over and nothing bills; the exit code, None if it has only begun."""
         try:
-            return _EXIT.get(self.keeper.run(self._pause), 1)
+            return EXIT.get(self.keeper.run(self._pause), 1)
+        except There:
+            return None
+        except Needed as error:
+            click.echo(f"launch: {self.launch.name} waits for you: {error}", err=True)
+            return EXIT_INTERRUPTED
         except Leave:
             name = self.launch.name
             click.echo(
@@ -98,14 +112,18 @@ class Attendance:
             while self.asked == asked and (left := until - time.monotonic()) > 0:
                 time.sleep(min(left, 0.1))
 
-    def _look(self) -> None:
-        if self.asked > 1:
-            raise Leave
+    def _pass_on(self) -> None:
         if self.asked and not self._passed_on:
             self.launch.stop("Ctrl-C where it is watched")
             self._passed_on = True
-        if (attempts := history(self.launch.events()).attempts) and attempts[-1].id:
-            self.output.show(attempts[-1].number)
+
+    def _look(self) -> None:
+        self._pass_on()
+        told = history(self.launch.events())
+        if self.detach and not self.asked and told.current is not None and told.current.id:
+            raise There
+        if told.attempts and told.attempts[-1].id:
+            self.output.show(told.attempts[-1].number)
 
 
 def _say(line: str) -> None:
@@ -122,7 +140,7 @@ def keeper(launch: Launch, target: Target) -> Keeper:
     return Keeper(launch, target, _say, avoid=avoid)
 
 
-def attended(launch: Launch, target: Target) -> int:
-    """See to it in the foreground; the exit code."""
-    with Attendance(launch, target) as attendance:
+def attended(launch: Launch, target: Target, detach: bool = False) -> int | None:
+    """See to it in the foreground; the exit code, None if it goes on without anybody."""
+    with Attendance(launch, target, detach) as attendance:
         return attendance.run()

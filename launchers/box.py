@@ -20,7 +20,7 @@ from typing import Any
 from launchers.bootstrap import ENDS, ROOT
 from launchers.credentials import settle
 from launchers.health import Floors, look
-from launchers.judging import UNHEALTHY
+from launchers.judging import NOT_ALLOWED, UNHEALTHY
 from launchers.launches import Launch, Order
 from pipeline.cli.process import EXIT_INTERRUPTED
 from pipeline.errors import StoreError
@@ -47,10 +47,13 @@ class Teller:
         self.told: dict[str, Any] = {"state": "checking", "started": time.time()}
         self.asked: str | None = None
         self._text, self._sent, self._piece = bytearray(), 0, 0
-        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._lock, self._telling = threading.Lock(), threading.Lock()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="teller", daemon=True)
 
     def __enter__(self) -> "Teller":
+        while self.launch.printed(self.attempt, self._piece) is not None:
+            self._piece += 1  # of this box before it was paused
         self.tell()
         self._thread.start()
         return self
@@ -70,14 +73,15 @@ class Teller:
                 self._text += line.encode() + b"\n"
 
     def tell(self, **more: Any) -> None:
-        """Change what is told, and tell it now; the last word is insisted on."""
-        self.told |= more
-        self.launch.tell(self.attempt, **self.told)
+        """Change what is told, and tell it now; nothing that was told before comes after it."""
+        with self._telling:
+            self.told |= more
+            self.launch.tell(self.attempt, **self.told)
 
     def _run(self) -> None:
         while not self._ended.wait(self.every):
             with contextlib.suppress(StoreError, OSError):
-                self.launch.tell(self.attempt, **self.told)
+                self.tell()
                 self.asked = self.asked or self.launch.stopping()
                 self._flush()
 
@@ -125,11 +129,14 @@ def run(errand: dict[str, Any], order: bytes | None) -> int:
 
 
 def _passed(launch: Launch, attempt: int) -> str | None:
-    """Why an attempt is not to be made any more: boxes come back after they were given up."""
+    """Why an attempt is not to be made any more: boxes come back after they were given up. One that
+    was not allowed what it needs may try again: whoever allows it may start it by hand."""
     for event in launch.events():
-        if event.kind == "over" or (event.kind == "left" and event.attempt == attempt):
+        left = event.kind == "left" and event.attempt == attempt
+        if event.kind == "over" or (left and event.body.get("code") != NOT_ALLOWED):
             return f"attempt {attempt} was given up: {event.body.get('why')}"
-    if launch.box(attempt).get("state") == "ended":
+    word = launch.box(attempt)
+    if word.get("state") == "ended" and word.get("code") != NOT_ALLOWED:
         return f"attempt {attempt} has ended"
     return None
 

@@ -14,6 +14,7 @@ from launchers.target import Box
 from pipeline.ui import human_seconds
 
 UNHEALTHY = 69  # sysexits.h EX_UNAVAILABLE: a box that is not worth training on ends with it
+NOT_ALLOWED = 77  # EX_NOPERM: a person must allow something first, and nothing is wrong
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ class Box:
     since: float | None = None  # seconds since 1970 by the service's clock
     why: str = ""  # what the service says of it
     hopeless: bool = False  # it will not get any further by itself: do not wait
+    free: bool = False  # whatever it does; else what has no price counts as billed
     mute: bool = False  # nothing is heard of it, and it hears nothing, before its state changes
 
     @property

@@ -10,8 +10,9 @@ from pipelines import SETTINGS, digests, local_store, run, toy_engine
 from servers import s3_environment
 
 from launchers import bundle
-from launchers.colab.notebook import OPEN, Told, notebook
+from launchers.colab.notebook import Told, notebook
 from launchers.colab.unattended import Unattended
+from launchers.credentials import unhidden
 from launchers.history import FINISHED, history
 from launchers.launches import Launch, Order
 from pipeline import recipe
@@ -50,7 +51,7 @@ def told(corpus, place: str = "", drive: str = "", *settings: str) -> Told:
     packed = bundle.make()
     options = {"store": place, "drive": drive, "floors": {"disk": 0.0, "store": 0.0}}
     order = Order(NAME, "colab", tree, MACHINE, packed.digest, options)
-    environment = {name: os.environ[name] for name in OPEN if name in os.environ}
+    environment = unhidden(os.environ)
     return Told(order, packed, place, drive, environment=environment)
 
 

@@ -77,6 +77,11 @@ class Unattended:
     def run(self, launch: Launch) -> int:
         """Run it to its end; the exit code. The machine goes, however it ends."""
         new, upload, execute, _ = self.described()
+        if self._listed():
+            raise ValueError(
+                f"there is a machine of {self.name} already, with which somebody may work: `launch "
+                f"logs -f {self.name}` shows it. `colab stop -s {self.name}` gives it back"
+            )
         before = len(launch.events())
         with Asked(launch) as asked:
             try:
@@ -120,10 +125,7 @@ class Unattended:
         """Give the machine back, until that program does not list it any more."""
         for round_ in range(_TRIES):
             subprocess.run(["colab", "stop", "-s", self.name], start_new_session=True)
-            listed = subprocess.run(
-                ["colab", "sessions"], capture_output=True, text=True, start_new_session=True
-            )
-            if listed.returncode == 0 and self.name not in listed.stdout:
+            if self._listed() is False:
                 return True
             time.sleep(_PAUSE if round_ else 0.2)
         click.echo(
@@ -132,6 +134,13 @@ class Unattended:
             err=True,
         )
         return False
+
+    def _listed(self) -> bool | None:
+        """Is there a machine of this launch? None if that program cannot tell."""
+        listed = subprocess.run(
+            ["colab", "sessions"], capture_output=True, text=True, start_new_session=True
+        )
+        return None if listed.returncode else self.name in listed.stdout
 
     def _ended(self, launch: Launch, before: int) -> int:
         """What the box has said in the store of how it ended."""

@@ -29,7 +29,7 @@ def target(store: Store, options: Mapping[str, Any]) -> Any:
 def kaggle(
     deadline: str | None, yes: bool, detach: bool, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
-    """Train in Kaggle's sessions with two T4s: nine hours or so a piece, thirty hours a week, free.
+    """Train in Kaggle's sessions with two T4s: twelve hours at most, thirty a week, free.
 
     With a store elsewhere (s3://...) a session takes its keys from the secrets that you attach to
     the notebook once, and saves as it goes. With a store on this machine it needs none: what is
@@ -41,6 +41,7 @@ def kaggle(
     launch kaggle --size medium --store s3://bucket/run --detach
     launch kaggle --size small -n
     """
+    start.checked(dry_run, as_json)
     named = dict(options)
     engine, machine = engine_and_machine(options)
     words = orders.machine_words(

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from launchers import orders, start
 from launchers.credentials import MOST
 from launchers.estimate import OFTEN
+from launchers.history import history
 from launchers.judging import Pace, pace
-from launchers.launches import Order
+from launchers.launches import Launch, Order
 from launchers.target import Errand, Offer
-from launchers.targets import Secrets
+from launchers.targets import Secrets, seen_to
 from launchers.vast.order import VastOptions
 from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
 from pipeline.cli.show import table
@@ -92,6 +94,7 @@ def vast(
     launch vast --size large --store s3://bucket/run --interruptible --budget 10 -y
     launch vast --size small --store s3://bucket/run --gpu "RTX 3060" --max-price 0.10 -n
     """
+    start.checked(dry_run, as_json)
     machine_named = dict(options)
     engine, machine = engine_and_machine(options)
     if engine.store.remote is None:
@@ -109,8 +112,7 @@ def vast(
     words = orders.machine_words(
         named, processes="auto", checkpoint_every=OFTEN[engine.recipe.size]
     )
-    how = "mine" if my_credentials else "file" if credentials else "made"
-
+    how = start.kind_of(credentials, my_credentials)
     secrets = start.secrets_of(options["store"], credentials, my_credentials)
     told = {"store": options["store"], "vast": asdict(wanted), "credentials": how}
     told["floors"] = {"gpus": 0 if "cpu" in words else gpus}
@@ -127,12 +129,31 @@ def vast(
             return
         _ask(offers, limit, yes)
         launch = start.begin(engine, machine, order, packed)
-    elif dry_run:
+        if launch.name == order.name:
+            raise SystemExit(start.see_through(launch, market, detach))
+    if dry_run:
         raise ValueError(f"{launch.name} is under way or done: see `launch ps --all`")
-    else:
-        limits = start.within(launch.order())
-        click.echo(f"launch: going on with {launch.name}, within {limits}", err=True)
+    _as_ordered(launch, start.seconds_of(deadline))
+    limits = start.within(launch.order())
+    click.echo(f"launch: going on with {launch.name}, within {limits}", err=True)
+    market = seen_to(launch, secrets, credentials=how)
     raise SystemExit(start.see_through(launch, market, detach))
+
+
+def _as_ordered(launch: Launch, deadline: float | None) -> None:
+    """Raises UsageError if other terms were typed than those to which somebody has said yes."""
+    context, order = click.get_current_context(), launch.order()
+    ordered = {**order.options["vast"], "budget": order.budget, "deadline": order.seconds}
+    typed = {name: context.params[name] for name in ordered if name in context.params}
+    typed["deadline"] = deadline
+    for name, value in typed.items():
+        given = context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        if given and value != ordered[name] and history(launch.events()).over is None:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{option} {value}: {launch.name} is under way with {ordered[name]}. Leave it out "
+                f"to go on with that, or end it first: launch stop {launch.name}"
+            )
 
 
 def _budget(offer: Offer) -> float:

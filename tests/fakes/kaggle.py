@@ -127,7 +127,7 @@ class FakeKaggle:
     def sessions(self, slug: str) -> list[Session]:
         return self.kernels.get(slug, [])
 
-    def wait(self, slug: str, seconds: float = 120.0) -> Session:
+    def wait(self, slug: str, seconds: float = 300.0) -> Session:
         """The newest session of a kernel, once it has ended."""
         session = self.sessions(slug)[-1]
         assert session.ended.wait(seconds), f"{slug} still runs:\n{session.log}"
