@@ -180,8 +180,9 @@ class Keeper:
     def _create(self, told: History, offer: Offer) -> None:
         number = 1 + max((attempt.number for attempt in told.attempts), default=0)
         limit, seconds = limits.of_a_box(self.order, self.target.session, told, offer, self.clock())
-        if seconds is not None and seconds < self.pace.settle:
-            self._over(FAILED, f"what is left of the {limit} is too little for another machine")
+        if limit != "session" and seconds is not None and seconds < self.pace.settle:
+            why = limits.reached(self.order, told, self.clock(), limit)
+            self._over(FAILED, f"{why}, but for too little for another machine")
             return
         self.pass_on()
         if self.launch.stopping():
@@ -189,7 +190,7 @@ class Keeper:
         body = {"offer": asdict(offer), "limit": limit, "time": seconds}
         if not self._append("creating", attempt=number, **body):
             return
-        self.say(f"attempt {number}: asking for {offer.gpus} x {offer.gpu}, {price(offer)}")
+        self.say(f"attempt {number}: asking for {offer.gpus} x {offer.gpu}, {offer.price}")
         place, bundle = self.order.options["store"], self.order.bundle
         try:
             id = self.target.create(Errand(self.launch.name, number, place, bundle, seconds), offer)
@@ -350,11 +351,3 @@ def _last(told: History) -> str:
 
 def _over(word: dict[str, Any] | None) -> bool:
     return word is not None and word.get("state") == "ended"
-
-
-def price(offer: Offer) -> str:
-    """``$0.312 an hour, about $1.90 in all``, or that it is free."""
-    if not offer.per_hour:
-        return "free of charge"
-    total = f", about ${offer.total:.2f} in all" if offer.total is not None else ""
-    return f"${offer.per_hour:.3f} an hour{total}"

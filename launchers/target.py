@@ -54,6 +54,14 @@ class Offer:
     total: float | None = None  # dollars for all of it: GPU, disk and traffic
     facts: dict[str, Any] = field(default_factory=dict)  # what else is worth a column or a record
 
+    @property
+    def price(self) -> str:
+        """``$0.312 an hour, about $1.90 in all``, or that it is free."""
+        if not self.per_hour:
+            return "free of charge"
+        total = f", about ${self.total:.2f} in all" if self.total is not None else ""
+        return f"${self.per_hour:.3f} an hour{total}"
+
 
 @dataclass(frozen=True)
 class Box:
