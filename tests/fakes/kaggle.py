@@ -66,6 +66,7 @@ class FakeKaggle:
         self.kernels: dict[str, list[Session]] = {}
         self.datasets: dict[str, Data] = {}
         self.uploads: dict[str, tuple[str, int, bytearray]] = {}
+        self.env: dict[str, str] = {}  # more variables of sessions
         self.requests: list[tuple[str, Any]] = []
         self.cuts: list[int] = []  # after how many bytes an upload is cut, one for each PUT
         self.faults: list[tuple[str, int, bool, Any]] = []
@@ -127,7 +128,7 @@ class FakeKaggle:
     def sessions(self, slug: str) -> list[Session]:
         return self.kernels.get(slug, [])
 
-    def wait(self, slug: str, seconds: float = 300.0) -> Session:
+    def wait(self, slug: str, seconds: float = 900.0) -> Session:
         """The newest session of a kernel, once it has ended."""
         session = self.sessions(slug)[-1]
         assert session.ended.wait(seconds), f"{slug} still runs:\n{session.log}"
