@@ -31,7 +31,9 @@ def launch_options(command: Callable) -> Callable:
     """Options that all targets share which start something from here."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON."),
-        click.option("-n", "--dry-run", is_flag=True, help="Show every request; send those that look."),
+        click.option(
+            "-n", "--dry-run", is_flag=True, help="Show every request; send those that look."
+        ),
         click.option("-d", "--detach", is_flag=True, help="Return when a machine is asked for."),
         click.option("-y", "--yes", is_flag=True, help="Do not ask before anything is started."),
         click.option(
