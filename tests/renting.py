@@ -40,15 +40,19 @@ def together(**stories: Story) -> None:
     """Live through several side by side, each of which mostly waits; the keys are for people."""
     going = {name: (story, next(story)) for name, story in stories.items()}
     end = time.monotonic() + WAIT
-    while going:
-        time.sleep(0.2)
-        for name, (story, ready) in list(going.items()):
-            if ready():
-                del going[name]
-                with contextlib.suppress(StopIteration):
-                    going[name] = story, next(story)
-                end = time.monotonic() + WAIT
-        assert time.monotonic() < end, f"nothing moves in {', '.join(going)}"
+    try:
+        while going:
+            time.sleep(0.2)
+            for name, (story, ready) in list(going.items()):
+                if ready():
+                    del going[name]
+                    with contextlib.suppress(StopIteration):
+                        going[name] = story, next(story)
+                    end = time.monotonic() + WAIT
+            assert time.monotonic() < end, f"nothing moves in {', '.join(going)}"
+    finally:
+        for story in stories.values():  # each may have opened something
+            story.close()
 
 
 class Account(FakeVast):
