@@ -132,9 +132,9 @@ def test_without_a_browser_the_machine_goes_and_no_secret_is_told(
     assert job.run(launch) == 0, capfd.readouterr()
     assert "prompt:" in capfd.readouterr().out
     calls = colab.calls()
-    assert [call[0] for call in calls][:3] == ["new", "upload", "exec"]
+    assert [call[0] for call in calls][:4] == ["sessions", "new", "upload", "exec"]
     assert not list((colab.account / "sessions").iterdir())
-    assert [call[0] for call in calls][3:] == ["stop", "sessions", "stop", "sessions"]
+    assert [call[0] for call in calls][4:] == ["stop", "sessions", "stop", "sessions"]
     left = [colab.account / "calls", colab.account / "script.py"]
     left += [path for path in colab.root.rglob("*") if path.is_file()]
     assert not [path for path in left if b"canary-5f1d22" in path.read_bytes()]

@@ -11,6 +11,7 @@ from launchers.kaggle import kernel
 from launchers.target import Errand
 from pipeline.store.places import open_store
 
+pytestmark = pytest.mark.slow
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
 
 

@@ -450,6 +450,7 @@ def test_ctrl_c_ends_a_build(engine, root, tools, monkeypatch, here, number):
     def interrupt() -> None:
         while not (here / "begun").exists() and not over.wait(0.02):
             pass
+        over.wait(0.5)  # it has begun, and now its starter knows, too
         over.is_set() or os.kill(os.getpid(), number)
 
     over = threading.Event()
