@@ -1,10 +1,12 @@
 """The real program in sessions of FakeKaggle: cut off by their limit, and going on in the next."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from boxes import MACHINE
 from fakes.kaggle import FakeKaggle
+from pipelines import MACHINE as TOY_MACHINE
 from pipelines import digests, run, toy_engine
 from servers import make_bucket, s3_environment, s3_server
 
@@ -104,7 +106,7 @@ def steps(engine):
 def expected(tmp_path_factory, corpus):
     """What comes out where nothing is cut."""
     engine = toy_engine(tmp_path_factory.mktemp("whole") / "store", corpus, *LONG)
-    run(engine)
+    run(engine, machine=replace(TOY_MACHINE, checkpoint_steps=1000))
     return digests(engine)
 
 
