@@ -5,11 +5,9 @@ itself; what needs somebody here is only that a box which is lost is replaced. T
 the box to save all and end, a second one leaves without waiting.
 """
 
-import os
 import signal
 import time
 from collections.abc import Callable
-from typing import Any
 
 import click
 
@@ -18,7 +16,7 @@ from launchers.history import FINISHED, STOPPED, history
 from launchers.launches import Launch
 from launchers.lifecycle import Keeper, Needed
 from launchers.target import Target
-from pipeline.cli.process import EXIT_INTERRUPTED, TWICE
+from pipeline.cli.process import EXIT_INTERRUPTED, Asked
 from pipeline.errors import StoreAway
 
 EXIT = {FINISHED: 0, STOPPED: EXIT_INTERRUPTED}
@@ -62,24 +60,17 @@ class Attendance:
         self.launch, self.keeper, self.detach = launch, keeper(launch, target), detach
         self.output = Output(launch, _write)
         self.keeper.pass_on = self._pass_on
-        self.asked, self._first, self._passed_on = 0, 0.0, False
+        self.asked, self._passed_on = Asked("leave it alone", self._leave), False
 
     def __enter__(self) -> "Attendance":
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        self.asked.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self.asked.__exit__()
 
-    def _handle(self, number: int, _: Any) -> None:
-        if not self.asked:
-            self.asked, self._first = 1, time.monotonic()
-            os.write(2, b"\nstopping as soon as all is saved (Ctrl-C again: leave it alone)\n")
-        elif number == signal.SIGINT and time.monotonic() - self._first > TWICE:
-            self.asked = 2
-            raise Leave  # wherever it is: a keeper may be killed between any two requests
+    def _leave(self) -> None:
+        raise Leave  # wherever it is: a keeper may be killed between any two requests
 
     def run(self) -> int | None:
         """Until it is over and nothing bills; the exit code, None if it has only begun."""
@@ -108,19 +99,19 @@ class Attendance:
                 self.keeper.once(f"the store cannot be asked, trying again: {error}")
             if (left := until - time.monotonic()) <= 0:
                 return
-            asked = self.asked
-            while self.asked == asked and (left := until - time.monotonic()) > 0:
+            asked = self.asked.times
+            while self.asked.times == asked and (left := until - time.monotonic()) > 0:
                 time.sleep(min(left, 0.1))
 
     def _pass_on(self) -> None:
-        if self.asked and not self._passed_on:
+        if self.asked.times and not self._passed_on:
             self.launch.stop("Ctrl-C where it is watched")
             self._passed_on = True
 
     def _look(self) -> None:
         self._pass_on()
         told = history(self.launch.events())
-        if self.detach and not self.asked and told.current is not None and told.current.id:
+        if self.detach and not self.asked.times and told.current is not None and told.current.id:
             raise There
         if told.attempts and told.attempts[-1].id:
             self.output.show(told.attempts[-1].number)

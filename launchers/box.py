@@ -22,7 +22,7 @@ from launchers.credentials import settle
 from launchers.health import Floors, look
 from launchers.judging import NOT_ALLOWED, UNHEALTHY
 from launchers.launches import Launch, Order
-from pipeline.cli.process import EXIT_INTERRUPTED
+from pipeline.cli.process import EXIT_INTERRUPTED, signals
 from pipeline.errors import StoreError
 from pipeline.preflight import FAIL
 from pipeline.redact import redacted
@@ -116,15 +116,16 @@ def run(errand: dict[str, Any], order: bytes | None) -> int:
         return EXIT_INTERRUPTED
     attempt = errand["attempt"] or join(launch)
     every = float(os.environ.get("IGNITE_TELL_EVERY", EVERY))
-    with Teller(launch, attempt, every) as teller, Signals() as signals:
+    taken = threading.Event()  # its host tells this machine to end
+    with Teller(launch, attempt, every) as teller, signals(lambda *_: taken.set()):
         teller.told["where"] = here()
         try:
-            code = _work(teller, signals, wanted, store, errand["store"])
+            code = _work(teller, taken, wanted, store, errand["store"])
         except BaseException as error:
             teller.say(f"error: {type(error).__name__}: {error}")
             teller.tell(state="ended", code=1, why=redacted(str(error)))
             raise
-        teller.tell(state="ended", code=code, taken=signals.asked)
+        teller.tell(state="ended", code=code, taken=taken.is_set())
     return code
 
 
@@ -155,7 +156,7 @@ def here() -> str:
     return platform.node() or "host"
 
 
-def _work(teller: Teller, signals: "Signals", order: Order, store: Store, place: str) -> int:
+def _work(teller: Teller, taken: threading.Event, order: Order, store: Store, place: str) -> int:
     device = _told(order.machine, "--device") or "auto"
     floors = Floors(**order.options.get("floors", {}))
     checks = look(device, place, store, floors)
@@ -164,10 +165,10 @@ def _work(teller: Teller, signals: "Signals", order: Order, store: Store, place:
     if bad := [f"{check.name}: {check.words}" for check in checks if check.state == FAIL]:
         teller.told["why"] = "; ".join(bad)
         return UNHEALTHY
-    if signals.asked or teller.launch.stopping():
+    if taken.is_set() or teller.launch.stopping():
         return EXIT_INTERRUPTED
     teller.tell(state="running", trained=True)
-    return train(teller, signals, command(order, place))
+    return train(teller, taken, command(order, place))
 
 
 def _told(words: list[str], option: str) -> str | None:
@@ -198,7 +199,7 @@ def toml(tree: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def train(teller: Teller, signals: "Signals", words: list[str]) -> int:
+def train(teller: Teller, taken: threading.Event, words: list[str]) -> int:
     """Run it, tell what it prints, and pass on that it is to stop; its exit code."""
     environment = {"IGNITE_AGAIN": f"launch watch {teller.launch.name}", **os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(
@@ -217,7 +218,7 @@ def train(teller: Teller, signals: "Signals", words: list[str]) -> int:
     told = False
     while process.poll() is None:
         time.sleep(0.2)
-        if (signals.asked or teller.asked) and not told:
+        if (taken.is_set() or teller.asked) and not told:
             teller.say(f"stopping: {teller.asked or 'this machine is taken away'}")
             process.send_signal(signal.SIGTERM)
             told = True
@@ -231,21 +232,3 @@ def _read(process: subprocess.Popen, teller: Teller) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         teller.say(line.decode("utf-8", "replace").rstrip("\n"))
-
-
-class Signals:
-    """SIGTERM and SIGINT set ``asked``; a context manager."""
-
-    asked = False
-
-    def __enter__(self) -> "Signals":
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self._before = {number: signal.signal(number, self._handle) for number in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, *_: object) -> None:
-        self.asked = True

@@ -5,7 +5,7 @@ that lies on this disk (the box could not read it), and to send the sources that
 the box then runs is the same `pipeline run` as anywhere.
 """
 
-import signal
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from launchers import bundle, census
 from launchers.launches import Launch, Order, new_name
-from pipeline.cli.process import stop_on_signals
+from pipeline.cli.process import signals, stop_on_signals
 from pipeline.data.sources import DATASETS
 from pipeline.engine.engine import Engine
 from pipeline.errors import Interrupted
@@ -34,17 +34,11 @@ def prepare(engine: Engine, machine: Machine) -> None:
     from pipeline import ui
 
     trust(engine.store)
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-    shown, asked = ui.choose(), stop_on_signals()
-    try:
+    with signals(), contextlib.closing(ui.choose()) as shown:
+        asked = stop_on_signals()
         engine.run("prepare", machine, shown, asked)
         if asked():
             raise Interrupted
-    finally:
-        shown.close()
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def machine_words(options: dict[str, Any], **otherwise: str) -> list[str]:
