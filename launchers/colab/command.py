@@ -12,7 +12,13 @@ from launchers import bundle, orders, start
 from launchers.colab.notebook import GPUS, Told, notebook, sources
 from launchers.credentials import names, unhidden
 from launchers.launches import Launch
-from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
+from pipeline.cli.options import (
+    engine_and_machine,
+    machine_options,
+    machine_words,
+    recipe_options,
+    said_of_machine,
+)
 from pipeline.engine.engine import Engine
 from pipeline.machine import Machine
 
@@ -59,10 +65,9 @@ def colab(
     launch colab --size medium --store s3://bucket/run --via colab-cli
     """
     start.checked(dry_run, as_json)
-    named = dict(options)
     engine, machine = engine_and_machine(options)
     drive = _checked(engine, drive, via, credentials or my_credentials)
-    words = orders.machine_words({name: named[name] for name in named if name not in options})
+    words = machine_words(said_of_machine())
     place = "" if drive else options["store"]
     floors = {"gpus": 0 if "cpu" in words else 1}
     told = _told(engine, place, drive, gpu, words, floors, start.seconds_of(deadline))

@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from launchers import orders, start
-from launchers.estimate import OFTEN
 from launchers.target import Errand, Offer
 from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
 from pipeline.recipe import from_tree
@@ -42,13 +41,8 @@ def kaggle(
     launch kaggle --size small -n
     """
     start.checked(dry_run, as_json)
-    named = dict(options)
     engine, machine = engine_and_machine(options)
-    words = orders.machine_words(
-        {name: named[name] for name in named if name not in options},
-        processes="auto",
-        checkpoint_every=OFTEN[engine.recipe.size],
-    )
+    words = orders.rented(engine)
     native = engine.store.remote is None
     told = {"store": "" if native else options["store"], "floors": {}}
     sessions = target(engine.store, {**told, "recipe": engine.recipe.tree()})

@@ -10,7 +10,6 @@ from click.core import ParameterSource
 
 from launchers import orders, start
 from launchers.credentials import MOST
-from launchers.estimate import OFTEN
 from launchers.history import history
 from launchers.judging import Pace, pace
 from launchers.launches import Launch, Order
@@ -95,7 +94,6 @@ def vast(
     launch vast --size small --store s3://bucket/run --gpu "RTX 3060" --max-price 0.10 -n
     """
     start.checked(dry_run, as_json)
-    machine_named = dict(options)
     engine, machine = engine_and_machine(options)
     if engine.store.remote is None:
         raise click.UsageError(
@@ -108,10 +106,7 @@ def vast(
         )  # fmt: skip
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    named = {name: machine_named[name] for name in machine_named if name not in options}
-    words = orders.machine_words(
-        named, processes="auto", checkpoint_every=OFTEN[engine.recipe.size]
-    )
+    words = orders.rented(engine)
     how = start.kind_of(credentials, my_credentials)
     secrets = start.secrets_of(options["store"], credentials, my_credentials)
     told = {"store": options["store"], "vast": asdict(wanted), "credentials": how}
