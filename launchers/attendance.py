@@ -7,7 +7,6 @@ the box to save all and end, a second one leaves without waiting.
 
 import signal
 import time
-from collections.abc import Callable
 
 import click
 
@@ -26,8 +25,8 @@ _LEFT = 128 + signal.SIGINT
 class Output:
     """What the boxes of a launch print, shown here line by line, each byte once."""
 
-    def __init__(self, launch: Launch, write: Callable[[bytes], None]) -> None:
-        self.launch, self.write = launch, write
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
         self.attempt, self.piece, self.shown = 0, 0, 0
 
     def show(self, attempt: int) -> None:
@@ -35,7 +34,7 @@ class Output:
         if attempt != self.attempt:
             self.attempt, self.piece, self.shown = attempt, 0, 0
         while (data := self.launch.printed(attempt, self.piece)) is not None:
-            self.write(data[self.shown :])
+            click.echo(data[self.shown :].decode("utf-8", "replace"), nl=False)
             self.shown = len(data)
             if self.launch.printed(attempt, self.piece + 1) is None:
                 return
@@ -58,7 +57,7 @@ class Attendance:
 
     def __init__(self, launch: Launch, target: Target, detach: bool = False) -> None:
         self.launch, self.keeper, self.detach = launch, keeper(launch, target), detach
-        self.output = Output(launch, _write)
+        self.output = Output(launch)
         self.keeper.pass_on = self._pass_on
         self.asked, self._passed_on = Asked("leave it alone", self._leave), False
 
@@ -119,10 +118,6 @@ class Attendance:
 
 def _say(line: str) -> None:
     click.echo(f"launch: {line}", err=True)
-
-
-def _write(data: bytes) -> None:
-    click.echo(data.decode("utf-8", "replace"), nl=False)
 
 
 def keeper(launch: Launch, target: Target) -> Keeper:

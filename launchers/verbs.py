@@ -4,7 +4,6 @@ RUN is a container of this machine or a launch of the store, by its name or the 
 launch can be seen to from any machine that has the store and, to destroy boxes, the account's key.
 """
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ def logs(run: str | None, store: str, follow: bool) -> None:
     if launch is None:
         containers.logs(run, follow)
         return
-    output = Output(launch, _write)
+    output = Output(launch)
     try:
         while True:
             told = history(launch.events())
@@ -94,11 +93,6 @@ def _printed(target: Target, box: Box) -> str:
         return target.output(box)
     except (Away, Refused) as error:
         return f"{error}\n"
-
-
-def _write(data: bytes) -> None:
-    click.echo(data.decode("utf-8", "replace"), nl=False)
-    sys.stdout.flush()
 
 
 @click.command()
