@@ -58,6 +58,14 @@ class Judge:
     def forget(self, *what: Any) -> None:
         self._since.pop(what, None)
 
+    def due(self, what: str, *, seldom: bool) -> bool:
+        """Now, or, of what costs a service much, if a while has passed since the last time."""
+        if seldom and self.began(what) and self.lasted(what) < self.pace.dry:
+            return False
+        self.forget(what)
+        self.lasted(what)
+        return True
+
     def unfit(self, number: int, seen: Box, word: dict[str, Any]) -> str | None:
         """Why nothing is to be hoped any more of the box of an attempt; None if it is all right.
 

@@ -16,23 +16,20 @@ on any machine, goes on. The rules:
 * Limits of money and time are kept here, and by the box itself: it is told when it must be gone.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
 from launchers import limits
+from launchers.hearing import Ear
 from launchers.history import EXPLAINED, FAILED, FINISHED, STOPPED, Attempt, History, history
 from launchers.judging import NOT_ALLOWED, UNHEALTHY, Judge, Pace, pace
 from launchers.launches import Launch, Order
 from launchers.target import Away, Box, Errand, Offer, Refused, Spoiled, Target
 from pipeline.cli.process import EXIT_INTERRUPTED
 from pipeline.errors import StoreAway
-from pipeline.ui import human_seconds
 
-_TAIL = 4  # lines
-_OFTEN, _SELDOM = 60.0, 1800.0  # seconds between signs of life, of a box that will or cannot speak
 WORDLESS = -1  # the exit code of a box that could not tell it
 
 
@@ -61,7 +58,7 @@ class Keeper:
         self.order: Order = launch.order()
         self.judge = Judge(self.pace)
         self._said: set[str] = set()
-        self._heard: tuple[str, list[str]] = ("", [])  # a label, and what that box printed last
+        self.ear = Ear(lambda box: self.target.output(box), self.judge, self.once)
         self._avoid = set(avoid)
         self.pass_on: Callable[[], None] = lambda: None  # writes what a person here has asked for
 
@@ -162,7 +159,7 @@ class Keeper:
 
     def _choose(self, told: History) -> Offer | None:
         """The best offer; None while there is none, which is looked at again after a while."""
-        if not self._due("dry", seldom=True):
+        if not self.judge.due("dry", seldom=True):
             return None
         try:
             found = self.target.offers(told.avoid | self._avoid)[0]
@@ -238,49 +235,14 @@ class Keeper:
             self._ended(told, attempt, word, gone)
         elif seen is None:
             if self.judge.lasted("unseen", number) > self.pace.settle:
-                why = "it is gone, by itself" + self._printed(number)
+                why = "it is gone, by itself" + self.ear.last(f"{self.launch.name}/{number}")
                 self._leave(number, why, until=attempt.heard(word, self.clock()))
         elif why := self.judge.unfit(number, seen, word):
             self._leave(number, why, None if seen.state == "stopped" else seen.machine)
         else:
             self.judge.forget("unseen", number)
-            self._listen(seen, word)
-            self._wait(seen, word)
+            self.ear.listen(seen, word)
             self._stop(told, number, seen, word)
-
-    def _wait(self, seen: Box, word: dict[str, Any]) -> None:
-        """A sign of life while nothing is heard of a box."""
-        every = _SELDOM if seen.mute else _OFTEN
-        if not word and (times := int(self.judge.lasted("wait", seen.id) / every)):
-            why = f" ({seen.why[:100]})" if seen.why else ""
-            self.once(
-                f"attempt {seen.attempt}: {seen.state} for {human_seconds(times * every)}{why}"
-            )
-
-    def _listen(self, seen: Box, word: dict[str, Any]) -> None:
-        """What a box prints that does not speak through the store: not yet, or never. The last
-        line is a sign of life; the last few may say why it is gone, when it is."""
-        if word or seen.state != "running" or not self._due("listen", seen.mute):
-            return
-        with contextlib.suppress(Away, Refused):
-            lines = self.target.output(seen).strip().splitlines()[-_TAIL:]
-            self._heard = (seen.label, lines)
-            if lines:
-                self.once(f"attempt {seen.attempt} prints: {lines[-1]}")
-
-    def _due(self, what: str, seldom: bool) -> bool:
-        """Now, or, of what costs the service much, if a while has passed."""
-        if seldom and self.judge.began(what) and self.judge.lasted(what) < self.pace.dry:
-            return False
-        self.judge.forget(what)
-        self.judge.lasted(what)
-        return True
-
-    def _printed(self, number: int) -> str:
-        label, lines = self._heard
-        if label != f"{self.launch.name}/{number}" or not lines:
-            return ""
-        return ". The last that it printed: " + " | ".join(lines)
 
     def _last_word(self, number: int, seen: Box) -> dict[str, Any] | None:
         """How it ended; what lies with the service alone may tell. None: not yet known."""
@@ -292,7 +254,7 @@ class Keeper:
         word = self.launch.box(number)
         if _over(word):
             return word
-        why = (seen.why or "it ended without a word") + self._printed(number)
+        why = (seen.why or "it ended without a word") + self.ear.last(seen.label)
         return {"state": "ended", "code": WORDLESS, "why": why}
 
     def _stop(self, told: History, number: int, seen: Box, word: dict[str, Any]) -> None:
