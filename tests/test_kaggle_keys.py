@@ -4,7 +4,6 @@ import pytest
 from boxes import ordered
 from commands import TOY, launch
 from fakes.kaggle import FakeKaggle
-from servers import s3_environment
 
 from launchers.census import known
 from launchers.kaggle import kernel
@@ -16,11 +15,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
 
 
 @pytest.fixture
-def fake(tmp_path, endpoint, monkeypatch):
-    ours = {**s3_environment(endpoint), "IGNITE_CACHE": str(tmp_path / "cache")}
-    for name, value in {**ours, "IGNITE_PACE": "0.02", "HOME": str(tmp_path / "home")}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
+def fake(tmp_path, hasty, monkeypatch):
     with FakeKaggle(tmp_path / "kaggle") as fake:
         fake.install(monkeypatch)
         yield fake
@@ -42,7 +37,6 @@ def test_the_first_push_asks_for_keys_and_the_same_command_goes_on(fake, corpus)
     assert [each.state for each in versions] == ["ERROR", "COMPLETE"]
 
 
-@pytest.mark.slow
 def test_a_session_that_a_person_has_started_anew_does_the_work(fake, corpus):
     """Save & Run All makes another version of the same code, of an attempt that was left."""
     place = "s3://runs/again"

@@ -10,7 +10,6 @@ import click
 import pytest
 from commands import TOY, launch
 from fakes.vast import FakeVast
-from servers import s3_environment
 
 from launchers import start
 from launchers.attendance import attended
@@ -26,11 +25,7 @@ PLACE = "s3://runs/terms"
 
 
 @pytest.fixture
-def vast(tmp_path, endpoint, monkeypatch):
-    ours = {**s3_environment(endpoint), "IGNITE_CACHE": str(tmp_path / "cache")}
-    for name, value in {**ours, "IGNITE_PACE": "0.02", "HOME": str(tmp_path / "home")}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
+def vast(tmp_path, hasty, monkeypatch):
     with FakeVast(tmp_path / "boxes") as fake:
         for name, value in fake.environment().items():
             monkeypatch.setenv(name, value)

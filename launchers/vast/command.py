@@ -99,13 +99,11 @@ def vast(
         raise click.UsageError(
             "--store: a rented machine must reach it: give a bucket, such as s3://bucket/run"
         )
-    try:
-        wanted = VastOptions(
-            gpu, gpus, disk, max_price, reliability, interruptible=interruptible, bid=bid,
-            region=region, cuda=cuda, **({"image": image} if image else {}),
-        )  # fmt: skip
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    wanted = _wanted(
+        gpu=gpu, gpus=gpus, disk=disk, max_price=max_price, reliability=reliability,
+        interruptible=interruptible, bid=bid, region=region, cuda=cuda,
+        **({"image": image} if image else {}),
+    )  # fmt: skip
     words = orders.rented(engine)
     how = start.kind_of(credentials, my_credentials)
     secrets = start.secrets_of(options["store"], credentials, my_credentials)
@@ -128,11 +126,24 @@ def vast(
             raise SystemExit(start.see_through(launch, market, detach))
     if dry_run:
         raise ValueError(f"{launch.name} is under way or done: see `launch ps --all`")
-    _as_ordered(launch, start.seconds_of(deadline))
-    limits = start.within(launch.order())
-    click.echo(f"launch: going on with {launch.name}, within {limits}", err=True)
+    _go_on(launch, start.seconds_of(deadline))
     market = seen_to(launch, secrets, credentials=how)
     raise SystemExit(start.see_through(launch, market, detach))
+
+
+def _wanted(**typed: Any) -> VastOptions:
+    """Raises UsageError for what Vast.ai does not take."""
+    try:
+        return VastOptions(**typed)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _go_on(launch: Launch, deadline: float | None) -> None:
+    """Say within which limits the same command goes on with a launch, if it is the same."""
+    _as_ordered(launch, deadline)
+    limits = start.within(launch.order())
+    click.echo(f"launch: going on with {launch.name}, within {limits}", err=True)
 
 
 def _as_ordered(launch: Launch, deadline: float | None) -> None:
