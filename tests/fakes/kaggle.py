@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fakes.kaggle_http import Fault, No, Server, handler
+from fakes.kaggle_http import Fault, Handler, No, Server
 from fakes.kaggle_sessions import STUB, Session, kill, run
 
 OWNER, KEY, TOKEN = "ada", "canary-kaggle-key", "canary-kaggle-token"
@@ -76,7 +76,8 @@ class FakeKaggle:
     # for tests
 
     def __enter__(self) -> "FakeKaggle":
-        self.server = Server(("127.0.0.1", 0), handler(self))
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server.fake = self
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         site, stub = self.folder / "site", self.folder / "stub"
