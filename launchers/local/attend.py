@@ -3,8 +3,10 @@
 A thread copies the log; the main thread waits for it and passes signals on. The first Ctrl-C or
 SIGTERM asks the container to save all and end, a second Ctrl-C kills it. The stream of a log ends
 when the container does, but also when the engine restarts or a connection breaks, and says nothing
-of which it was. So the container is asked each time; if it still runs, the log is read again, and
-what was shown before is passed over by counting bytes: times of two lines may be equal.
+of which it was. It may even end before the last bytes of a container that has just ended. So the
+container is asked each time; if it still runs, the log is followed again, and if it does not, read
+once more to its end. What was shown before is passed over by counting bytes: times of two lines may
+be equal.
 """
 
 import signal
@@ -56,6 +58,7 @@ class Log:
             try:
                 self.copy(follow=True)
                 if not self.client.api.inspect_container(self.name)["State"]["Running"]:
+                    self.copy()
                     return
                 answered = time.monotonic()
             except (RequestException, HTTPError, struct.error) as error:  # a header that is cut
