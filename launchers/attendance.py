@@ -5,31 +5,28 @@ itself; what needs somebody here is only that a box which is lost is replaced. T
 the box to save all and end, a second one leaves without waiting.
 """
 
-import os
 import signal
 import time
-from collections.abc import Callable
-from typing import Any
 
 import click
 
 from launchers.census import blamed, known
 from launchers.history import FINISHED, STOPPED, history
 from launchers.launches import Launch
-from launchers.lifecycle import Keeper
+from launchers.lifecycle import Keeper, Needed
 from launchers.target import Target
-from pipeline.cli.process import EXIT_INTERRUPTED, TWICE
+from pipeline.cli.process import EXIT_INTERRUPTED, Asked
 from pipeline.errors import StoreAway
 
-_EXIT = {FINISHED: 0, STOPPED: EXIT_INTERRUPTED}
+EXIT = {FINISHED: 0, STOPPED: EXIT_INTERRUPTED}
 _LEFT = 128 + signal.SIGINT
 
 
 class Output:
     """What the boxes of a launch print, shown here line by line, each byte once."""
 
-    def __init__(self, launch: Launch, write: Callable[[bytes], None]) -> None:
-        self.launch, self.write = launch, write
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
         self.attempt, self.piece, self.shown = 0, 0, 0
 
     def show(self, attempt: int) -> None:
@@ -37,45 +34,52 @@ class Output:
         if attempt != self.attempt:
             self.attempt, self.piece, self.shown = attempt, 0, 0
         while (data := self.launch.printed(attempt, self.piece)) is not None:
-            self.write(data[self.shown :])
+            click.echo(data[self.shown :].decode("utf-8", "replace"), nl=False)
             self.shown = len(data)
             if self.launch.printed(attempt, self.piece + 1) is None:
                 return
             self.piece, self.shown = self.piece + 1, 0
 
 
-class Leave(Exception):
-    """The person here does not want to wait."""
+class Leave(BaseException):
+    """The person here does not want to wait. No library is to take that for an error."""
+
+
+class There(Exception):
+    """A box is there, and that is all that was to be waited for."""
 
 
 class Attendance:
-    """One keeper in the foreground; a context manager that takes Ctrl-C and SIGTERM."""
+    """One keeper in the foreground; a context manager that takes Ctrl-C and SIGTERM.
 
-    def __init__(self, launch: Launch, target: Target) -> None:
-        self.launch, self.keeper = launch, keeper(launch, target)
-        self.output = Output(launch, _write)
-        self.asked, self._first, self._passed_on = 0, 0.0, False
+    With ``detach`` it stays until a box is there, unless it is asked to stop before.
+    """
+
+    def __init__(self, launch: Launch, target: Target, detach: bool = False) -> None:
+        self.launch, self.keeper, self.detach = launch, keeper(launch, target), detach
+        self.output = Output(launch)
+        self.keeper.pass_on = self._pass_on
+        self.asked, self._passed_on = Asked("leave it alone", self._leave), False
 
     def __enter__(self) -> "Attendance":
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        self.asked.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self.asked.__exit__()
 
-    def _handle(self, number: int, _: Any) -> None:
-        if not self.asked:
-            self.asked, self._first = 1, time.monotonic()
-            os.write(2, b"\nstopping as soon as all is saved (Ctrl-C again: leave it alone)\n")
-        elif number == signal.SIGINT and time.monotonic() - self._first > TWICE:
-            self.asked = 2
+    def _leave(self) -> None:
+        raise Leave  # wherever it is: a keeper may be killed between any two requests
 
-    def run(self) -> int:
-        """Until it is over and nothing bills; the exit code."""
+    def run(self) -> int | None:
+        """Until it is over and nothing bills; the exit code, None if it has only begun."""
         try:
-            return _EXIT.get(self.keeper.run(self._pause), 1)
+            return EXIT.get(self.keeper.run(self._pause), 1)
+        except There:
+            return None
+        except Needed as error:
+            click.echo(f"launch: {self.launch.name} waits for you: {error}", err=True)
+            return EXIT_INTERRUPTED
         except Leave:
             name = self.launch.name
             click.echo(
@@ -94,26 +98,26 @@ class Attendance:
                 self.keeper.once(f"the store cannot be asked, trying again: {error}")
             if (left := until - time.monotonic()) <= 0:
                 return
-            asked = self.asked
-            while self.asked == asked and (left := until - time.monotonic()) > 0:
+            asked = self.asked.times
+            while self.asked.times == asked and (left := until - time.monotonic()) > 0:
                 time.sleep(min(left, 0.1))
 
-    def _look(self) -> None:
-        if self.asked > 1:
-            raise Leave
-        if self.asked and not self._passed_on:
+    def _pass_on(self) -> None:
+        if self.asked.times and not self._passed_on:
             self.launch.stop("Ctrl-C where it is watched")
             self._passed_on = True
-        if (attempts := history(self.launch.events()).attempts) and attempts[-1].id:
-            self.output.show(attempts[-1].number)
+
+    def _look(self) -> None:
+        self._pass_on()
+        told = history(self.launch.events())
+        if self.detach and not self.asked.times and told.current is not None and told.current.id:
+            raise There
+        if told.attempts and told.attempts[-1].id:
+            self.output.show(told.attempts[-1].number)
 
 
 def _say(line: str) -> None:
     click.echo(f"launch: {line}", err=True)
-
-
-def _write(data: bytes) -> None:
-    click.echo(data.decode("utf-8", "replace"), nl=False)
 
 
 def keeper(launch: Launch, target: Target) -> Keeper:
@@ -122,7 +126,7 @@ def keeper(launch: Launch, target: Target) -> Keeper:
     return Keeper(launch, target, _say, avoid=avoid)
 
 
-def attended(launch: Launch, target: Target) -> int:
-    """See to it in the foreground; the exit code."""
-    with Attendance(launch, target) as attendance:
+def attended(launch: Launch, target: Target, detach: bool = False) -> int | None:
+    """See to it in the foreground; the exit code, None if it goes on without anybody."""
+    with Attendance(launch, target, detach) as attendance:
         return attendance.run()

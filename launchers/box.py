@@ -20,9 +20,9 @@ from typing import Any
 from launchers.bootstrap import ENDS, ROOT
 from launchers.credentials import settle
 from launchers.health import Floors, look
-from launchers.judging import UNHEALTHY
+from launchers.judging import NOT_ALLOWED, UNHEALTHY
 from launchers.launches import Launch, Order
-from pipeline.cli.process import EXIT_INTERRUPTED
+from pipeline.cli.process import EXIT_INTERRUPTED, signals
 from pipeline.errors import StoreError
 from pipeline.preflight import FAIL
 from pipeline.redact import redacted
@@ -32,7 +32,7 @@ from pipeline.store.store import Store
 EVERY = 10.0  # seconds between two words to the store
 _PIECE = 1 << 16  # bytes of output that are one record
 _MOST = 1 << 24  # bytes of output that are kept
-_LEAVING = 30.0  # seconds for what follows the end of training
+_LEAVING, _SHARE = 300.0, 0.1  # seconds, or of the time: to send the last checkpoint, and to end
 
 
 class Teller:
@@ -47,10 +47,13 @@ class Teller:
         self.told: dict[str, Any] = {"state": "checking", "started": time.time()}
         self.asked: str | None = None
         self._text, self._sent, self._piece = bytearray(), 0, 0
-        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._lock, self._telling = threading.Lock(), threading.Lock()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="teller", daemon=True)
 
     def __enter__(self) -> "Teller":
+        while self.launch.printed(self.attempt, self._piece) is not None:
+            self._piece += 1  # of this box before it was paused
         self.tell()
         self._thread.start()
         return self
@@ -70,14 +73,15 @@ class Teller:
                 self._text += line.encode() + b"\n"
 
     def tell(self, **more: Any) -> None:
-        """Change what is told, and tell it now; the last word is insisted on."""
-        self.told |= more
-        self.launch.tell(self.attempt, **self.told)
+        """Change what is told, and tell it now; nothing that was told before comes after it."""
+        with self._telling:
+            self.told |= more
+            self.launch.tell(self.attempt, **self.told)
 
     def _run(self) -> None:
         while not self._ended.wait(self.every):
             with contextlib.suppress(StoreError, OSError):
-                self.launch.tell(self.attempt, **self.told)
+                self.tell()
                 self.asked = self.asked or self.launch.stopping()
                 self._flush()
 
@@ -112,24 +116,28 @@ def run(errand: dict[str, Any], order: bytes | None) -> int:
         return EXIT_INTERRUPTED
     attempt = errand["attempt"] or join(launch)
     every = float(os.environ.get("IGNITE_TELL_EVERY", EVERY))
-    with Teller(launch, attempt, every) as teller, Signals() as signals:
+    taken = threading.Event()  # its host tells this machine to end
+    with Teller(launch, attempt, every) as teller, signals(lambda *_: taken.set()):
         teller.told["where"] = here()
         try:
-            code = _work(teller, signals, wanted, store, errand["store"])
+            code = _work(teller, taken, wanted, store, errand["store"])
         except BaseException as error:
             teller.say(f"error: {type(error).__name__}: {error}")
             teller.tell(state="ended", code=1, why=redacted(str(error)))
             raise
-        teller.tell(state="ended", code=code)
+        teller.tell(state="ended", code=code, taken=taken.is_set())
     return code
 
 
 def _passed(launch: Launch, attempt: int) -> str | None:
-    """Why an attempt is not to be made any more: boxes come back after they were given up."""
+    """Why an attempt is not to be made any more: boxes come back after they were given up. One that
+    was not allowed what it needs may try again: whoever allows it may start it by hand."""
     for event in launch.events():
-        if event.kind == "over" or (event.kind == "left" and event.attempt == attempt):
+        left = event.kind == "left" and event.attempt == attempt
+        if event.kind == "over" or (left and event.body.get("code") != NOT_ALLOWED):
             return f"attempt {attempt} was given up: {event.body.get('why')}"
-    if launch.box(attempt).get("state") == "ended":
+    word = launch.box(attempt)
+    if word.get("state") == "ended" and word.get("code") != NOT_ALLOWED:
         return f"attempt {attempt} has ended"
     return None
 
@@ -148,7 +156,7 @@ def here() -> str:
     return platform.node() or "host"
 
 
-def _work(teller: Teller, signals: "Signals", order: Order, store: Store, place: str) -> int:
+def _work(teller: Teller, taken: threading.Event, order: Order, store: Store, place: str) -> int:
     device = _told(order.machine, "--device") or "auto"
     floors = Floors(**order.options.get("floors", {}))
     checks = look(device, place, store, floors)
@@ -157,10 +165,10 @@ def _work(teller: Teller, signals: "Signals", order: Order, store: Store, place:
     if bad := [f"{check.name}: {check.words}" for check in checks if check.state == FAIL]:
         teller.told["why"] = "; ".join(bad)
         return UNHEALTHY
-    if signals.asked or teller.launch.stopping():
+    if taken.is_set() or teller.launch.stopping():
         return EXIT_INTERRUPTED
     teller.tell(state="running", trained=True)
-    return train(teller, signals, command(order, place))
+    return train(teller, taken, command(order, place))
 
 
 def _told(words: list[str], option: str) -> str | None:
@@ -175,7 +183,7 @@ def command(order: Order, place: str) -> list[str]:
     words += order.machine
     if ENDS in os.environ:
         left = float(os.environ[ENDS]) - time.time()
-        words += ["--stop-after", f"{max(1, int(left - min(_LEAVING, 0.05 * left)))}s"]
+        words += ["--stop-after", f"{max(1, int(left - min(_LEAVING, _SHARE * left)))}s"]
     return words
 
 
@@ -191,7 +199,7 @@ def toml(tree: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def train(teller: Teller, signals: "Signals", words: list[str]) -> int:
+def train(teller: Teller, taken: threading.Event, words: list[str]) -> int:
     """Run it, tell what it prints, and pass on that it is to stop; its exit code."""
     environment = {"IGNITE_AGAIN": f"launch watch {teller.launch.name}", **os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(
@@ -210,7 +218,7 @@ def train(teller: Teller, signals: "Signals", words: list[str]) -> int:
     told = False
     while process.poll() is None:
         time.sleep(0.2)
-        if (signals.asked or teller.asked) and not told:
+        if (taken.is_set() or teller.asked) and not told:
             teller.say(f"stopping: {teller.asked or 'this machine is taken away'}")
             process.send_signal(signal.SIGTERM)
             told = True
@@ -224,21 +232,3 @@ def _read(process: subprocess.Popen, teller: Teller) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         teller.say(line.decode("utf-8", "replace").rstrip("\n"))
-
-
-class Signals:
-    """SIGTERM and SIGINT set ``asked``; a context manager."""
-
-    asked = False
-
-    def __enter__(self) -> "Signals":
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self._before = {number: signal.signal(number, self._handle) for number in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, *_: object) -> None:
-        self.asked = True

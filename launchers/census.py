@@ -12,7 +12,7 @@ has started it and so remembers where that is:
 import contextlib
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,7 +48,9 @@ class Known:
     def entry(self, boxes: list[Box], now: float) -> dict[str, Any]:
         """As JSON values, with its boxes."""
         attempt = self.told.attempts[-1] if self.told.attempts else None
-        over = self.told.over
+        over, until = self.told.over, now
+        if self.told.current is not None and self.word.get("state") == "ended":
+            until = self.told.current.heard(self.word, now)  # nobody has looked since
         idle = "waiting" if attempt and self.told.current is None else "starting"
         return {
             "launch": self.launch.name,
@@ -56,7 +58,7 @@ class Known:
             "state": over.body["outcome"] if over else self.word.get("state", idle),
             "attempts": len(self.told.attempts),
             "on": attempt.offer.get("gpu", "") if attempt else "",
-            "spent": round(self.told.cost(now), 4),
+            "spent": round(self.told.cost(until), 4),
             "per_hour": sum(box.per_hour for box in boxes),
             "watched": self.launch.watched(),
             "to_stop": self.launch.stopping() if not over else None,
@@ -70,10 +72,12 @@ class Known:
             return False
         if box.state in ("stopped", "ended") or box.hopeless or self.word.get("state") == "ended":
             return False
-        if not self.word:
-            return now - current.begun < pace.boot
+        return now - current.begun < pace.boot if not self.word else self.speaks()
+
+    def speaks(self) -> bool:
+        """Has its box said something lately, if its clock and this one are right?"""
         try:
-            return age(self.word["at"]) < pace.silent
+            return age(self.word["at"]) < Pace().silent
         except (KeyError, ValueError, TypeError):
             return False
 
@@ -82,6 +86,12 @@ def box_entry(box: Box, lives: bool) -> dict[str, Any]:
     """A box as JSON values."""
     names = ("id", "label", "state", "gpu", "per_hour", "machine", "since", "why")
     return {**{name: getattr(box, name) for name in names}, "live": lives}
+
+
+def named(box: Box) -> str:
+    """A box with what it costs, for people."""
+    price = f"${box.per_hour:.3f} an hour" if box.per_hour or box.free else "at an unknown price"
+    return f"{box.label or box.id} ({box.id}, {box.gpu} {box.state}), {price}"
 
 
 def known(store: Store) -> list[Known]:
@@ -130,6 +140,25 @@ class Sorted(NamedTuple):
     live: list[Box]  # a run lives on it
     idle: list[Box]  # it is a launch's that we know, and bills for nothing
     strange: list[Box]  # it is a launch's that we know nothing of
+
+
+def alive(store: Store, boxes: Iterable[Box], pause: Callable[[], None]) -> set[str]:
+    """Ids of boxes that say something during a ``pause``, whatever the clocks tell."""
+    before = owners(store, boxes)
+    hushed = {box.launch for box in boxes} & before.keys()
+    hushed = {name for name in hushed if before[name].word and not before[name].speaks()}
+    if not hushed:
+        return set()
+    pause()
+    after = owners(store, boxes)
+    spoke = {name for name in hushed if after[name].word != before[name].word}
+    current = {name: after[name].told.current for name in spoke}
+    return {
+        box.id
+        for box in boxes
+        if (at := current.get(box.launch)) is not None and at.id == box.id
+        if box.state != "stopped"
+    }
 
 
 def sorted_out(by_name: Mapping[str, Known], boxes: Iterable[Box]) -> Sorted:

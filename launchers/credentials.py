@@ -59,6 +59,10 @@ _BEST = {
     backends.AZURE: "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_SAS_TOKEN",
     ("hf",): "HF_TOKEN",
 }
+_OPEN = (  # that are no secrets, and may stand where everybody reads them
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION"),
+    *("AZURE_STORAGE_ACCOUNT_NAME", "HF_ENDPOINT"),
+)
 _WAYS = (
     "Make keys that open this place and nothing else, write them to a file as NAME=VALUE lines "
     "({names}), and give --credentials FILE. Or say --my-credentials: then those that you use here "
@@ -118,6 +122,12 @@ def names(store_url: str) -> tuple[list[list[str]], list[str]]:
     ways = [list(names) for names in _OPENS[kind]]
     known = {name for names in ways for name in names} | {_GOOGLE_FILE}
     return ways, [name for name in _TAKEN[kind] if name not in known]
+
+
+def unhidden(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that say where a store is, and tell no secret."""
+    found = {name: environ[name] for name in _OPEN if environ.get(name)}
+    return {name: value for name, value in found.items() if redact.redacted(value) == value}
 
 
 def _kind(url: str) -> tuple[str, ...] | None:

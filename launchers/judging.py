@@ -14,6 +14,7 @@ from launchers.target import Box
 from pipeline.ui import human_seconds
 
 UNHEALTHY = 69  # sysexits.h EX_UNAVAILABLE: a box that is not worth training on ends with it
+NOT_ALLOWED = 77  # EX_NOPERM: a person must allow something first, and nothing is wrong
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,14 @@ class Judge:
 
     def forget(self, *what: Any) -> None:
         self._since.pop(what, None)
+
+    def due(self, what: str, *, seldom: bool) -> bool:
+        """Now, or, of what costs a service much, if a while has passed since the last time."""
+        if seldom and self.began(what) and self.lasted(what) < self.pace.dry:
+            return False
+        self.forget(what)
+        self.lasted(what)
+        return True
 
     def unfit(self, number: int, seen: Box, word: dict[str, Any]) -> str | None:
         """Why nothing is to be hoped any more of the box of an attempt; None if it is all right.

@@ -14,16 +14,15 @@ Nothing in here is a secret.
 """
 
 import contextlib
-import getpass
 import json
-import platform
 import re
 import secrets
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
+from pipeline.engine.beat import person
+from pipeline.engine.log import now, stamp
 from pipeline.errors import StoreError
 from pipeline.hashing import canonical
 from pipeline.redact import redacted_tree
@@ -35,19 +34,6 @@ FORMAT = 1
 def new_name(size: str) -> str:
     """``ignite-small-3f9a2c``: short enough for every service's rules, and never twice."""
     return f"ignite-{size}-{secrets.token_hex(3)}"
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def me() -> str:
-    """``ada@laptop``, for people."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        user = "somebody"
-    return f"{user}@{platform.node() or 'host'}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +49,7 @@ class Order:
     budget: float | None = None  # dollars for everything together
     seconds: float | None = None  # from ``at`` until everything must be over
     at: float = field(default_factory=time.time)
-    by: str = field(default_factory=me)
+    by: str = field(default_factory=person)
 
     def body(self) -> bytes:
         return canonical({"format": FORMAT, **self.__dict__})
@@ -148,8 +134,8 @@ class Launch:
         """Say what is done, or about to be, right after all that was read; False if somebody else
         said something first: read it, and think again."""
         position = len(self._events)
-        told = {"kind": kind, "at": now(), "by": me(), "nonce": secrets.token_hex(8)}
-        told = redacted_tree({**told, "seconds": time.time(), **body})  # errors are told here
+        told = {"kind": kind, "by": person(), **stamp(), "seconds": time.time(), **body}
+        told = redacted_tree(told)  # errors are told here
         if not self.store.create(self._at("event", f"{position:010d}"), canonical(told)):
             return False
         self._events.append(Event(position, kind, told))
@@ -168,8 +154,8 @@ class Launch:
 
     def tell(self, attempt: int, **told: Any) -> None:
         """For the box: what it says of itself now."""
-        body = {"nonce": secrets.token_hex(8), "at": now(), **told}
-        self.store.replace(self._at("box", attempt), canonical(redacted_tree(body)))
+        body = redacted_tree({**stamp(), **told})
+        self.store.replace(self._at("box", attempt), canonical(body))
 
     def print(self, attempt: int, piece: int, data: bytes) -> None:
         """For the box: the next piece of what it printed. The last may be printed again, longer."""
@@ -182,7 +168,7 @@ class Launch:
 
     def stop(self, why: str = "", *, limit: bool = False) -> None:
         """Ask for it to stop, wherever it runs; ``limit``: because it has come to one."""
-        flag = redacted_tree({"at": now(), "by": me(), "why": why, "limit": limit})
+        flag = redacted_tree({"at": now(), "by": person(), "why": why, "limit": limit})
         self.store.replace(self._at("stop"), canonical(flag))
 
     def stopping(self) -> str | None:
@@ -209,7 +195,7 @@ class Launch:
     # who sees to it
 
     def watch(self) -> None:
-        self.store.replace(self._at("watch"), canonical({"by": me(), "at": now()}))
+        self.store.replace(self._at("watch"), canonical({"by": person(), "at": now()}))
 
     def watched(self) -> dict[str, Any]:
         """``by`` and ``at`` of whoever saw to it last; empty if nobody did."""

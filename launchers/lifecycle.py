@@ -16,22 +16,25 @@ on any machine, goes on. The rules:
 * Limits of money and time are kept here, and by the box itself: it is told when it must be gone.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
-from launchers.history import FAILED, FINISHED, STOPPED, Attempt, History, history
-from launchers.judging import UNHEALTHY, Judge, Pace, pace
+from launchers import limits
+from launchers.hearing import Ear
+from launchers.history import EXPLAINED, FAILED, FINISHED, STOPPED, Attempt, History, history
+from launchers.judging import NOT_ALLOWED, UNHEALTHY, Judge, Pace, pace
 from launchers.launches import Launch, Order
 from launchers.target import Away, Box, Errand, Offer, Refused, Spoiled, Target
 from pipeline.cli.process import EXIT_INTERRUPTED
 from pipeline.errors import StoreAway
-from pipeline.ui import human_seconds
 
-_TAIL = 4  # lines
 WORDLESS = -1  # the exit code of a box that could not tell it
+
+
+class Needed(ValueError):
+    """A person must do something, which it says, before another box is of use."""
 
 
 class Keeper:
@@ -46,22 +49,26 @@ class Keeper:
         launch: Launch,
         target: Target,
         say: Callable[[str], None],
-        limits: Pace | None = None,
+        patience: Pace | None = None,
         clock: Callable[[], float] = time.time,
         avoid: Collection[str] = (),
     ) -> None:
         self.launch, self.target, self.say, self.clock = launch, target, say, clock
-        self.pace = limits or pace()
+        self.pace = patience or pace()
         self.order: Order = launch.order()
         self.judge = Judge(self.pace)
         self._said: set[str] = set()
-        self._heard: tuple[str, list[str]] = ("", [])  # a label, and what that box printed last
+        self.ear = Ear(lambda box: self.target.output(box), self.judge, self.once)
         self._avoid = set(avoid)
+        self.pass_on: Callable[[], None] = lambda: None  # writes what a person here has asked for
 
     # the loop
 
     def run(self, pause: Callable[[float], None] = time.sleep) -> str:
-        """Until it is over and nothing bills; the outcome: finished, stopped or failed."""
+        """Until it is over and nothing bills; the outcome: finished, stopped or failed.
+
+        Raises Needed if nothing bills either, and a person is asked for something.
+        """
         while True:
             try:
                 if (outcome := self.step()) is not None:
@@ -114,14 +121,16 @@ class Keeper:
         unsure = any(attempt.unsure for attempt in told.attempts[-1:])
         if self.judge.lasted("gone") < (self.pace.settle if unsure else 0.0):
             return None
-        return told.over.body["outcome"]
+        outcome = told.over.body["outcome"]
+        self.once(f"{outcome}: {told.over.body.get('why')}")
+        return outcome
 
     def _append(self, kind: str, **body: Any) -> bool:
         return self.launch.append(kind, seconds=self.clock(), **body)
 
     def _over(self, outcome: str, why: str) -> None:
         if self._append("over", outcome=outcome, why=why):
-            self.say(f"{outcome}: {why}")
+            self.once(f"{outcome}: {why}")
 
     def _leave(self, attempt: int, why: str, avoid: str | None = None, **more: Any) -> None:
         """The attempt ends; what is left of it is destroyed at the next look."""
@@ -141,7 +150,7 @@ class Keeper:
             return  # first what is left of the attempt before must be gone
         if why := self.launch.stopping():
             self._over(FAILED if self.launch.limited() else STOPPED, why)
-        elif limit := self._reached(told):
+        elif limit := limits.reached(self.order, told, self.clock()):
             self._over(FAILED, limit)
         elif (count := told.barren) >= self.pace.barren:
             self._over(FAILED, f"{count} boxes in a row have not come to train; {_last(told)}")
@@ -150,7 +159,7 @@ class Keeper:
 
     def _choose(self, told: History) -> Offer | None:
         """The best offer; None while there is none, which is looked at again after a while."""
-        if not self._due("dry", seldom=True):
+        if not self.judge.due("dry", seldom=True):
             return None
         try:
             found = self.target.offers(told.avoid | self._avoid)[0]
@@ -167,10 +176,18 @@ class Keeper:
 
     def _create(self, told: History, offer: Offer) -> None:
         number = 1 + max((attempt.number for attempt in told.attempts), default=0)
-        limit, seconds = self._limit(told, offer)
-        if not self._append("creating", attempt=number, offer=asdict(offer), limit=limit):
+        limit, seconds = limits.of_a_box(self.order, self.target.session, told, offer, self.clock())
+        if limit != "session" and seconds is not None and seconds < self.pace.settle:
+            why = limits.reached(self.order, told, self.clock(), limit)
+            self._over(FAILED, f"{why}, but for too little for another machine")
             return
-        self.say(f"attempt {number}: asking for {offer.gpus} x {offer.gpu}, {price(offer)}")
+        self.pass_on()
+        if self.launch.stopping():
+            return  # asked for while offers were looked for: that may take a minute
+        body = {"offer": asdict(offer), "limit": limit, "time": seconds}
+        if not self._append("creating", attempt=number, **body):
+            return
+        self.say(f"attempt {number}: asking for {offer.gpus} x {offer.gpu}, {offer.price}")
         place, bundle = self.order.options["store"], self.order.bundle
         try:
             id = self.target.create(Errand(self.launch.name, number, place, bundle, seconds), offer)
@@ -183,6 +200,11 @@ class Keeper:
                 self._over(FAILED, str(error))
         except Away as error:
             self.say(f"attempt {number}: no answer, looking whether it was made ({error})")
+        except ValueError as error:  # nothing was sent: keys for the box cannot be had, say
+            self._leave(number, str(error))
+            if not told.attempts:
+                self._over(FAILED, str(error))
+            self.judge.lasted("dry")
         else:
             if self._append("created", attempt=number, id=id):
                 self.say(f"attempt {number}: {id} is made, waiting for it to boot")
@@ -197,32 +219,6 @@ class Keeper:
         elif self.judge.lasted("unseen", attempt.number) > self.pace.settle:
             self._leave(attempt.number, "it was never made", unsure=True)
 
-    # limits
-
-    def _limit(self, told: History, offer: Offer) -> tuple[str | None, float | None]:
-        """How long the box may live, and by which limit: its kind's, the time's or the money's."""
-        limits: list[tuple[float, str]] = []
-        if self.target.session is not None:
-            limits.append((self.target.session, "session"))
-        if self.order.seconds is not None:
-            limits.append((self.order.at + self.order.seconds - self.clock(), "deadline"))
-        if self.order.budget is not None and offer.per_hour > 0:
-            left = self.order.budget - told.cost(self.clock())
-            limits.append((3600 * left / offer.per_hour, "budget"))
-        if not limits:
-            return None, None
-        seconds, limit = min(limits)
-        return limit, max(1.0, seconds)
-
-    def _reached(self, told: History, limit: str | None = None) -> str | None:
-        """Which limit is reached, in words; ``limit`` is one that a box has come up to."""
-        now, order = self.clock(), self.order
-        if order.seconds is not None and (limit == "deadline" or now >= order.at + order.seconds):
-            return f"the deadline, {human_seconds(order.seconds)} after the start, is reached"
-        if order.budget is not None and (limit == "budget" or told.cost(now) >= order.budget):
-            return f"the budget of ${order.budget:.2f} is spent"
-        return None
-
     # an attempt that has a box
 
     def _see_to(self, told: History, attempt: Attempt, ours: list[Box]) -> None:
@@ -235,41 +231,18 @@ class Keeper:
         if word is None:
             return
         if _over(word):
-            self._ended(told, attempt, word)
+            gone = {"until": attempt.heard(word, self.clock())} if seen is None else {}
+            self._ended(told, attempt, word, gone)
         elif seen is None:
             if self.judge.lasted("unseen", number) > self.pace.settle:
-                self._leave(number, "it is gone, by itself" + self._printed(number))
+                why = "it is gone, by itself" + self.ear.last(f"{self.launch.name}/{number}")
+                self._leave(number, why, until=attempt.heard(word, self.clock()))
         elif why := self.judge.unfit(number, seen, word):
             self._leave(number, why, None if seen.state == "stopped" else seen.machine)
         else:
             self.judge.forget("unseen", number)
-            self._listen(seen, word)
+            self.ear.listen(seen, word)
             self._stop(told, number, seen, word)
-
-    def _listen(self, seen: Box, word: dict[str, Any]) -> None:
-        """What a box prints that does not speak through the store: not yet, or never. The last
-        line is a sign of life; the last few may say why it is gone, when it is."""
-        if word or seen.state != "running" or not self._due("listen", seen.mute):
-            return
-        with contextlib.suppress(Away, Refused):
-            lines = self.target.output(seen).strip().splitlines()[-_TAIL:]
-            self._heard = (seen.label, lines)
-            if lines:
-                self.once(f"attempt {seen.attempt} prints: {lines[-1]}")
-
-    def _due(self, what: str, seldom: bool) -> bool:
-        """Now, or, of what costs the service much, if a while has passed."""
-        if seldom and self.judge.began(what) and self.judge.lasted(what) < self.pace.dry:
-            return False
-        self.judge.forget(what)
-        self.judge.lasted(what)
-        return True
-
-    def _printed(self, number: int) -> str:
-        label, lines = self._heard
-        if label != f"{self.launch.name}/{number}" or not lines:
-            return ""
-        return ". The last that it printed: " + " | ".join(lines)
 
     def _last_word(self, number: int, seen: Box) -> dict[str, Any] | None:
         """How it ended; what lies with the service alone may tell. None: not yet known."""
@@ -281,13 +254,13 @@ class Keeper:
         word = self.launch.box(number)
         if _over(word):
             return word
-        why = (seen.why or "it ended without a word") + self._printed(number)
+        why = (seen.why or "it ended without a word") + self.ear.last(seen.label)
         return {"state": "ended", "code": WORDLESS, "why": why}
 
     def _stop(self, told: History, number: int, seen: Box, word: dict[str, Any]) -> None:
         """Ask the box to stop when a limit is reached, and do not wait for ever."""
         why = self.launch.stopping()
-        if why is None and (why := self._reached(told)):
+        if why is None and (why := limits.reached(self.order, told, self.clock())):
             self.launch.stop(why, limit=True)
         if why is not None and seen.mute:
             self.once(f"attempt {number}: cannot be reached, and ends by itself: {seen.why}")
@@ -296,24 +269,36 @@ class Keeper:
             if not word or self.judge.lasted("leaving", number) > self.pace.leaving:
                 self._leave(number, f"given up: {why}", code=EXIT_INTERRUPTED)
 
-    def _ended(self, told: History, attempt: Attempt, word: dict[str, Any]) -> None:
-        """What follows from how a box has ended."""
-        code, why, machine = word.get("code"), word.get("why"), attempt.offer.get("machine")
-        if code == UNHEALTHY:
-            self._leave(attempt.number, f"it is not healthy: {why}", machine, code=code)
-            return
-        blamed = machine if code == WORDLESS else None
-        said = why or {0: "done", EXIT_INTERRUPTED: "all is saved"}.get(code)
-        self._leave(attempt.number, said or f"ended with exit code {code}", blamed, code=code)
+    def _ended(
+        self, told: History, attempt: Attempt, word: dict[str, Any], gone: dict[str, Any]
+    ) -> None:
+        """A box has ended; ``gone`` says when, if it is no more."""
+        code, why = word.get("code"), str(word.get("why") or "")
+        said = {
+            0: "done",
+            EXIT_INTERRUPTED: "all is saved",
+            UNHEALTHY: f"it is not healthy: {why}",
+            NOT_ALLOWED: "it was not allowed what it needs",
+        }.get(code, why or f"ended with exit code {code}")
+        blamed = attempt.offer.get("machine") if code in (UNHEALTHY, WORDLESS) else None
+        self._leave(attempt.number, said, blamed, code=code, **gone)
+        self._follow(told, attempt, word, gone.get("until", self.clock()))
+
+    def _follow(self, told: History, attempt: Attempt, word: dict[str, Any], ended: float) -> None:
+        """What follows from the exit code of a box; of most, that there is another attempt."""
+        code, taken = word.get("code"), word.get("taken")  # its host told it to end
         if code == 0:
             self._over(FINISHED, "every stage has its result")
-        elif code == EXIT_INTERRUPTED and not self.launch.stopping():
-            # nobody has asked it to: its time was over, and if that was not its kind's, all is
-            if attempt.limit != "session" and (limit := self._reached(told, attempt.limit)):
-                self._over(FAILED, limit)
+        elif code == EXIT_INTERRUPTED and not (taken or self.launch.stopping()):
+            # nobody has asked it to: its time was over, if it says how long it was
+            limit = attempt.limit if attempt.used_up(ended) else None
+            if limit in ("deadline", "budget"):
+                self._over(FAILED, str(limits.reached(self.order, told, self.clock(), limit)))
+        elif code == NOT_ALLOWED and not self.launch.stopping():
+            raise Needed(str(word.get("why") or ""))
         elif code in (1, 2):
             self._over(FAILED, f"the run itself failed: see `launch logs {self.launch.name}`")
-        elif code != EXIT_INTERRUPTED and self._failures(told) + 1 >= self.pace.failures:
+        elif code not in EXPLAINED and self._failures(told) + 1 >= self.pace.failures:
             self._over(FAILED, f"{self.pace.failures} boxes have failed: `launch logs` shows why")
 
     def _failures(self, told: History) -> int:
@@ -328,11 +313,3 @@ def _last(told: History) -> str:
 
 def _over(word: dict[str, Any] | None) -> bool:
     return word is not None and word.get("state") == "ended"
-
-
-def price(offer: Offer) -> str:
-    """``$0.312 an hour, about $1.90 in all``, or that it is free."""
-    if not offer.per_hour:
-        return "free of charge"
-    total = f", about ${offer.total:.2f} in all" if offer.total is not None else ""
-    return f"${offer.per_hour:.3f} an hour{total}"

@@ -5,17 +5,18 @@ that lies on this disk (the box could not read it), and to send the sources that
 the box then runs is the same `pipeline run` as anywhere.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
-import click
-from click.core import ParameterSource
-
 from launchers import bundle, census
+from launchers.estimate import OFTEN
 from launchers.launches import Launch, Order, new_name
-from pipeline.cli.process import stop_on_signals
+from pipeline.cli.options import machine_words, said_of_machine
+from pipeline.cli.process import signals, stop_on_signals
 from pipeline.data.sources import DATASETS
 from pipeline.engine.engine import Engine
+from pipeline.errors import Interrupted
 from pipeline.machine import Machine
 from pipeline.store.places import trust
 
@@ -32,24 +33,18 @@ def prepare(engine: Engine, machine: Machine) -> None:
     from pipeline import ui
 
     trust(engine.store)
-    shown = ui.choose()
-    try:
-        engine.run("prepare", machine, shown, stop_on_signals())
-    finally:
-        shown.close()
+    with signals(), contextlib.closing(ui.choose()) as shown:
+        asked = stop_on_signals()
+        engine.run("prepare", machine, shown, asked)
+        if asked():
+            raise Interrupted
 
 
-def machine_words(options: dict[str, Any], **otherwise: str) -> list[str]:
-    """What was said of the machine, for `pipeline run` there; ``otherwise`` if nothing was."""
-    source = click.get_current_context().get_parameter_source
-    given = {name: options[name] for name in options if source(name) != ParameterSource.DEFAULT}
-    given = {**otherwise, **given}
-    return [word for name, value in given.items() for word in _word(name, value)]
-
-
-def _word(name: str, value: Any) -> tuple[str, str]:
-    auto = name in ("processes", "micro_batch") and value == 0
-    return f"--{name.replace('_', '-')}", "auto" if auto else str(value)
+def rented(engine: Engine) -> list[str]:
+    """What `pipeline run` is told of a machine that is lent to us: all its GPUs are for the run,
+    and it saves as often as its checkpoints are worth. What was said otherwise holds."""
+    often = OFTEN[engine.recipe.size]
+    return machine_words({"processes": "auto", "checkpoint_every": often, **said_of_machine()})
 
 
 def new_order(

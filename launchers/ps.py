@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from launchers.census import Known, Sorted, box_entry, known, owners, sorted_out
+from launchers.census import Known, Sorted, box_entry, known, named, owners, sorted_out
 from launchers.local import verbs as containers
 from launchers.local.containers import Run
 from launchers.target import Box
@@ -52,7 +52,7 @@ def ps(store: str, every: bool, as_json: bool) -> None:
 
 def billing(found: Sorted) -> list[Box]:
     """Those that cost something although no run that is known here lives on them."""
-    return [box for box in (*found.idle, *found.strange) if box.per_hour > 0]
+    return [box for box in (*found.idle, *found.strange) if not box.free]
 
 
 def _matters(each: Known, boxes: list[Box]) -> bool:
@@ -101,8 +101,7 @@ def _print(
         click.echo(("\n" if found or idle else "") + table(header, [*map_rows(launched, boxes)]))
     for box in stray:
         click.echo(
-            f"bills for nothing: {box.label or box.id} ({box.id}, {box.gpu} {box.state}), "
-            f"${box.per_hour:.3f} an hour: launch reap",
+            f"bills for nothing: {named(box)}: launch reap",
             err=True,
         )
     for name, why in unasked.items():

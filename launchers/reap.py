@@ -1,11 +1,10 @@
 """``launch reap``: nothing that was rented bills for nothing."""
 
 import time
-from typing import Any
 
 import click
 
-from launchers.census import owners, sorted_out
+from launchers.census import Sorted, alive, named, owners, sorted_out
 from launchers.judging import pace
 from launchers.target import Away, Box, Refused
 from launchers.targets import connect, listed
@@ -13,6 +12,7 @@ from pipeline.cli.options import open_store, store_option
 from pipeline.store.store import Store
 
 _TRIES = 10  # looks at whether boxes are gone
+_LISTEN = 2.0  # looks: a box says something every ten seconds
 
 
 @click.command()
@@ -25,17 +25,20 @@ def reap(store: str, every: bool, strangers: bool, dry_run: bool, yes: bool) -> 
     """Destroy every rented machine of yours that bills without a run that lives on it.
 
     Whether one lives is judged by what it last said in its store: the one given, or the one that
-    this machine remembers. Exit code 1 if something bills for nothing in the end.
+    this machine remembers. One that seems silent is listened to first, because clocks may differ.
+    Exit code 1 if something bills for nothing in the end.
 
     \b
     launch reap -n
     launch reap --all --store s3://bucket/run
     """
-    opened = open_store(store)
+    opened, spared = open_store(store), set[str]()
     for round_ in range(_TRIES):
-        services = dict(listed(opened))
+        services = _billing(opened)
+        if round_ == 0:
+            spared = alive(opened, _all(services), _listen)
         wanted = {
-            name: _wanted(opened, told, every, strangers)
+            name: _wanted(opened, told, spared, every, strangers)
             for name, told in services.items()
             if not isinstance(told, str)
         }
@@ -49,29 +52,57 @@ def reap(store: str, every: bool, strangers: bool, dry_run: bool, yes: bool) -> 
         if dry_run:
             return
         time.sleep(pace().look / 5)
-    _reaped(opened, services, wanted)
+    _reaped(opened, services, spared, every)
 
 
-def _wanted(store: Store, boxes: list[Box], every: bool, strangers: bool) -> list[Box]:
+def _billing(store: Store) -> dict[str, list[Box] | str]:
+    """By service, what costs something, or why it cannot be told."""
+    return {
+        name: told if isinstance(told, str) else [box for box in told if not box.free]
+        for name, told in listed(store)
+    }
+
+
+def _all(services: dict[str, list[Box] | str]) -> list[Box]:
+    return [box for told in services.values() if not isinstance(told, str) for box in told]
+
+
+def _listen() -> None:
+    seconds = _LISTEN * pace().look
+    click.echo(f"listening for {seconds:.0f} s to what seems silent", err=True)
+    time.sleep(seconds)
+
+
+def _found(store: Store, boxes: list[Box], spared: set[str]) -> Sorted:
     found = sorted_out(owners(store, boxes), boxes)
+    heard = [box for box in found.idle if box.id in spared]
+    idle = [box for box in found.idle if box.id not in spared]
+    return Sorted(found.live + heard, idle, found.strange)
+
+
+def _wanted(
+    store: Store, boxes: list[Box], spared: set[str], every: bool, strangers: bool
+) -> list[Box]:
+    found = _found(store, boxes, spared)
     return found.idle + (found.live if every else []) + (found.strange if strangers else [])
 
 
-def _reaped(store: Store, services: dict[str, Any], wanted: dict[str, list[Box]]) -> None:
+def _reaped(
+    store: Store, services: dict[str, list[Box] | str], spared: set[str], every: bool
+) -> None:
     """Say what is still there; exit code 1 if that bills for nothing, or nobody knows."""
     silent = {name: told for name, told in services.items() if isinstance(told, str)}
     for name, why in silent.items():
         click.echo(f"{name} was not asked: {why}", err=True)
-    left = [box for boxes in wanted.values() for box in boxes]
+    found = _found(store, _all(services), spared)
+    left = found.idle + (found.live if every else [])
     for box in left:
-        click.echo(f"still there: {_named(box)}", err=True)
-    there = [box for told in services.values() if not isinstance(told, str) for box in told]
-    found = sorted_out(owners(store, there), there)
-    for box in found.live:
-        click.echo(f"a run lives on {_named(box)}: launch watch {box.launch}")
+        click.echo(f"still there: {named(box)}", err=True)
+    for box in [] if every else found.live:
+        click.echo(f"a run lives on {named(box)}: launch watch {box.launch}")
     for box in found.strange:
         click.echo(
-            f"unknown here: {_named(box)}; give the --store of {box.launch or 'its launch'}, or "
+            f"unknown here: {named(box)}; give the --store of {box.launch or 'its launch'}, or "
             "--strangers",
             err=True,
         )
@@ -80,14 +111,10 @@ def _reaped(store: Store, services: dict[str, Any], wanted: dict[str, list[Box]]
     click.echo("nothing bills without a run")
 
 
-def _named(box: Box) -> str:
-    return f"{box.label or box.id} ({box.id}, {box.gpu} {box.state}), ${box.per_hour:.3f} an hour"
-
-
 def _destroy(store: Store, name: str, boxes: list[Box], dry_run: bool) -> None:
     target = connect(name, store, {}) if boxes and not dry_run else None
     for box in boxes:
-        click.echo(f"{'would destroy' if target is None else 'destroying'} {_named(box)}")
+        click.echo(f"{'would destroy' if target is None else 'destroying'} {named(box)}")
         if target is None:
             continue
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from launchers import orders
-from launchers.attendance import attended, keeper
+from launchers.attendance import attended
 from launchers.bundle import Bundle
 from launchers.census import known
 from launchers.credentials import box_secrets
@@ -19,7 +19,9 @@ from launchers.target import Target
 from launchers.targets import Secrets
 from pipeline.cli import show, stores
 from pipeline.cli.options import make_engine
+from pipeline.cli.process import EXIT_INTERRUPTED
 from pipeline.engine.engine import Engine
+from pipeline.errors import Interrupted
 from pipeline.machine import Machine, duration
 from pipeline.recipe import Recipe
 from pipeline.ui import human_seconds
@@ -29,7 +31,7 @@ def launch_options(command: Callable) -> Callable:
     """Options that all targets share which start something from here."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON."),
-        click.option("-n", "--dry-run", is_flag=True, help="Show every request; send none."),
+        click.option("-n", "--dry-run", is_flag=True, help="Show the requests; make nothing."),
         click.option("-d", "--detach", is_flag=True, help="Return when a machine is asked for."),
         click.option("-y", "--yes", is_flag=True, help="Do not ask before anything is started."),
         click.option(
@@ -66,6 +68,11 @@ def secrets_of(store: str, file: Path | None, mine: bool) -> Secrets:
 
     secrets(None)
     return secrets
+
+
+def kind_of(file: Path | None, mine: bool) -> str:
+    """How an order calls the keys that its boxes get: those that were made have an end."""
+    return "mine" if mine else "file" if file else "made"
 
 
 def estimator(recipe: Recipe) -> Callable[[str, int], float | None]:
@@ -108,43 +115,47 @@ def within(order: Order) -> str:
     return " and ".join(limits) or "no limits"
 
 
-def begin(engine: Engine, machine: Machine, order: Order, packed: Bundle) -> Launch:
-    """Bring a text of this machine into the store, and place the order."""
-    if orders.is_here(engine.recipe.data.source):
+def bring(engine: Engine, machine: Machine) -> None:
+    """Bring a text of this machine into the store, where boxes can read it."""
+    if not orders.is_here(engine.recipe.data.source):
+        return
+    try:
         orders.prepare(engine, machine)
-    return orders.place(engine, order, packed)
+    except Interrupted:
+        click.echo("launch: nothing was started; the same command goes on", err=True)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def begin(engine: Engine, machine: Machine, order: Order, packed: Bundle) -> Launch:
+    """Place the order, and what it needs; or the launch that somebody else has begun meanwhile, for
+    a prompt may stand there for hours."""
+    bring(engine, machine)
+    return open_one(engine, order.target) or orders.place(engine, order, packed)
+
+
+def checked(dry_run: bool, as_json: bool) -> None:
+    """Raises UsageError for an option that would do nothing."""
+    if as_json and not dry_run:
+        raise click.UsageError("--json goes with --dry-run (-n); `launch ps --json` tells the rest")
 
 
 def see_through(launch: Launch, target: Target, detach: bool) -> int:
     """Attend it; what is finished is fetched and summed up. The exit code."""
-    click.echo(f"launch: {launch.name} on {launch.store.place}", err=True)
-    if detach:
-        return _detached(launch, target)
-    code = attended(launch, target)
+    name, store = launch.name, launch.store.place
+    click.echo(f"launch: {name} on {store}", err=True)
+    code = attended(launch, target, detach)
+    if code is None:
+        click.echo(
+            f"{name} is on its way; nobody replaces a machine that is lost until you watch it\n"
+            f"  watch: launch watch {name} --store {store}\n"
+            f"  stop:  launch stop {name} --store {store}"
+        )
+        return 0
     if code == 0:
         finish(launch)
-    elif code == 75:
-        click.echo("launch: stopped; the same command goes on", err=True)
+    elif code == EXIT_INTERRUPTED:
+        click.echo("launch: the same command goes on with it", err=True)
     return code
-
-
-def _detached(launch: Launch, target: Target) -> int:
-    """Until a box is there, or it is over."""
-    seeing = keeper(launch, target)
-    while True:
-        outcome, told = seeing.step(), history(launch.events())
-        if outcome is not None:
-            return int(outcome != "finished")
-        if told.current is not None and told.current.id is not None:
-            break
-        time.sleep(seeing.pace.look)
-    name, store = launch.name, launch.store.place
-    click.echo(
-        f"{name} is on its way; nobody replaces a machine that is lost until you watch it\n"
-        f"  watch: launch watch {name} --store {store}\n"
-        f"  stop:  launch stop {name} --store {store}"
-    )
-    return 0
 
 
 def finish(launch: Launch) -> None:

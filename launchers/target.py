@@ -54,6 +54,14 @@ class Offer:
     total: float | None = None  # dollars for all of it: GPU, disk and traffic
     facts: dict[str, Any] = field(default_factory=dict)  # what else is worth a column or a record
 
+    @property
+    def price(self) -> str:
+        """``$0.312 an hour, about $1.90 in all``, or that it is free."""
+        if not self.per_hour:
+            return "free of charge"
+        total = f", about ${self.total:.2f} in all" if self.total is not None else ""
+        return f"${self.per_hour:.3f} an hour{total}"
+
 
 @dataclass(frozen=True)
 class Box:
@@ -68,6 +76,7 @@ class Box:
     since: float | None = None  # seconds since 1970 by the service's clock
     why: str = ""  # what the service says of it
     hopeless: bool = False  # it will not get any further by itself: do not wait
+    free: bool = False  # whatever it does; else what has no price counts as billed
     mute: bool = False  # nothing is heard of it, and it hears nothing, before its state changes
 
     @property

@@ -84,8 +84,9 @@ def has_key(name: str) -> bool:
     return any(environ.get(each) for each in variables) or any(file.exists() for file in files)
 
 
-def seen_to(launch: Launch, secrets: Secrets | None = None) -> Target:
-    """The target of a launch; without ``secrets`` to look and to destroy, and not to make boxes."""
+def seen_to(launch: Launch, secrets: Secrets | None = None, **otherwise: Any) -> Target:
+    """The target of a launch, with what was ordered but for ``otherwise``; without ``secrets`` to
+    look and to destroy, and not to make boxes."""
     order = launch.order()
-    options = {**order.options, "recipe": order.recipe}
+    options = {**order.options, "recipe": order.recipe, **otherwise}
     return connect(order.target, launch.store, options, secrets)

@@ -4,7 +4,6 @@ RUN is a container of this machine or a launch of the store, by its name or the 
 launch can be seen to from any machine that has the store and, to destroy boxes, the account's key.
 """
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,8 @@ def _found(run: str | None, store: str) -> Launch | None:
     if open_ones:
         names = ", ".join(each.name for each in open_ones)
         raise ValueError(f"name the one you mean: {names}, or a container of `launch ps`")
+    if (over := opened.names("launch")) and not containers.there():
+        raise ValueError(f"nothing runs on {store}; of what is over, name one: {', '.join(over)}")
     return None
 
 
@@ -55,7 +56,7 @@ def logs(run: str | None, store: str, follow: bool) -> None:
     if launch is None:
         containers.logs(run, follow)
         return
-    output = Output(launch, _write)
+    output = Output(launch)
     try:
         while True:
             told = history(launch.events())
@@ -94,11 +95,6 @@ def _printed(target: Target, box: Box) -> str:
         return f"{error}\n"
 
 
-def _write(data: bytes) -> None:
-    click.echo(data.decode("utf-8", "replace"), nl=False)
-    sys.stdout.flush()
-
-
 @click.command()
 @run_argument
 @store_option
@@ -131,7 +127,9 @@ def stop(run: str | None, store: str, now: bool, why: str) -> None:
 def _give_up(launch: Launch) -> None:
     current = history(launch.events()).current
     if current is not None:
-        launch.append("left", attempt=current.number, why="killed by launch stop --now", code=75)
+        unsure = current.id is None  # somebody may be asking for it this very moment
+        why = "killed by launch stop --now"
+        launch.append("left", attempt=current.number, why=why, code=75, unsure=unsure)
 
 
 @click.command()
@@ -147,11 +145,12 @@ def watch(run: str, store: str, credentials: Path | None, my_credentials: bool) 
     order = launch.order()
     if order.target == "colab":
         raise click.UsageError(f"{run} runs in a notebook: follow it with launch logs -f {run}")
-    secrets = None
-    if order.target == "vast":
-        mine = my_credentials or (order.options.get("credentials") == "mine" and not credentials)
-        secrets = secrets_of(order.options["store"], credentials, mine)
-    raise SystemExit(start.see_through(launch, seen_to(launch, secrets), False))
+    if order.target != "vast":
+        raise SystemExit(start.see_through(launch, seen_to(launch), False))
+    mine = my_credentials or (order.options.get("credentials") == "mine" and not credentials)
+    secrets = secrets_of(order.options["store"], credentials, mine)
+    target = seen_to(launch, secrets, credentials=start.kind_of(credentials, mine))
+    raise SystemExit(start.see_through(launch, target, False))
 
 
 @click.command()

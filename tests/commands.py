@@ -3,10 +3,9 @@
 import contextlib
 import io
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -15,6 +14,7 @@ from pipelines import SETTINGS
 
 from launchers import cli as launch_cli
 from pipeline.cli import main as pipeline_cli
+from pipeline.cli.process import signals
 
 ROOT = Path(__file__).parents[1]
 # the toy pipeline and machine of pipelines.py on the command line
@@ -49,7 +49,7 @@ def _called(main: Callable[[], None], name: str, words: tuple[object, ...]) -> T
         mock.patch.object(sys, "argv", [name, *map(str, words)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        _same_signals(),
+        signals(),
     ):
         try:
             main()
@@ -61,17 +61,6 @@ def _called(main: Callable[[], None], name: str, words: tuple[object, ...]) -> T
 def _text(stream: io.TextIOWrapper) -> str:
     stream.seek(0)
     return stream.read()
-
-
-@contextlib.contextmanager
-def _same_signals() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before):
-            signal.signal(number, handler)
 
 
 def start(*words: object, program: str = "pipeline.cli.main", **options) -> subprocess.Popen:

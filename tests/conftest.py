@@ -63,3 +63,14 @@ def rented(tmp_path, endpoint, corpus, monkeypatch):
             return stack.enter_context(World(tmp_path, endpoint, corpus, name, *faults, **more))
 
         yield make
+
+
+@pytest.fixture
+def hasty(tmp_path, endpoint, monkeypatch):
+    """This side of a launch on an S3 server: a directory and a home of its own, and no patience."""
+    from servers import s3_environment
+
+    ours = {**s3_environment(endpoint), "IGNITE_CACHE": str(tmp_path / "cache")}
+    for name, value in {**ours, "IGNITE_PACE": "0.02", "HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)

@@ -40,15 +40,19 @@ def together(**stories: Story) -> None:
     """Live through several side by side, each of which mostly waits; the keys are for people."""
     going = {name: (story, next(story)) for name, story in stories.items()}
     end = time.monotonic() + WAIT
-    while going:
-        time.sleep(0.05)
-        for name, (story, ready) in list(going.items()):
-            if ready():
-                del going[name]
-                with contextlib.suppress(StopIteration):
-                    going[name] = story, next(story)
-                end = time.monotonic() + WAIT
-        assert time.monotonic() < end, f"nothing moves in {', '.join(going)}"
+    try:
+        while going:
+            time.sleep(0.2)
+            for name, (story, ready) in list(going.items()):
+                if ready():
+                    del going[name]
+                    with contextlib.suppress(StopIteration):
+                        going[name] = story, next(story)
+                    end = time.monotonic() + WAIT
+            assert time.monotonic() < end, f"nothing moves in {', '.join(going)}"
+    finally:
+        for story in stories.values():  # each may have opened something
+            story.close()
 
 
 class Account(FakeVast):
@@ -88,15 +92,18 @@ class World:
         name: str,
         *faults: Fault,
         steps: int = STEPS,
+        one_disk: bool = False,
         **more: Any,
     ) -> None:
+        """``one_disk``: all boxes have the same cache, so that one which is lost is known to be
+        dead at once, as on one machine; else its successor watches it for two minutes first."""
         self.folder, self.endpoint, self.corpus = folder / name, endpoint, corpus
         self.settings = settings(steps)
         self.place, self.pace = f"s3://runs/{name}", 0.04
         self.keys = s3_environment(endpoint)
-        self.vast = Account(
-            self.folder / "boxes", faults=faults, env={"IGNITE_TELL_EVERY": "0.5"}, **more
-        )
+        env = {"IGNITE_TELL_EVERY": "0.5"}
+        env |= {"IGNITE_CACHE": str(self.folder / "disk")} if one_disk else {}
+        self.vast = Account(self.folder / "boxes", faults=faults, env=env, **more)
         self._clients: list[Client] = []
         self._first: Launch | None = None
 
@@ -174,6 +181,19 @@ class World:
     def checkpoints(self) -> int:
         return len(self.entries("checkpoint"))
 
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """The host of the newest box gives its training no time."""
+        held = [*_training(self.vast.boxes[-1])]
+        for each in held:
+            os.kill(each, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for each in held:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGCONT)
+
     def brought(self, at: str = "home") -> dict[str, str]:
         """The digests of what was fetched into ./artifacts on a machine."""
         folder = self.folder / at / "artifacts"
@@ -194,6 +214,14 @@ def undisturbed(folder: Path, corpus: Path, steps: int = STEPS) -> dict[str, str
     engine = toy_engine(folder, corpus, *settings(steps))
     run(engine)
     return digests(engine)
+
+
+def _training(box: Box) -> Iterator[int]:
+    """The process of a box that trains."""
+    for each in box.processes():
+        with contextlib.suppress(OSError):
+            if b"pipeline\0run" in Path(f"/proc/{each}/cmdline").read_bytes():
+                yield each
 
 
 @dataclass

@@ -17,9 +17,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 _S3 = """
+import io
 import sys
+import threading
+from moto.moto_server import threaded_moto_server
 from moto.server import ThreadedMotoServer
 
+class OneAtATime(threaded_moto_server.DomainDispatcherApplication):  # it looks, and then writes
+    writing = threading.Lock()
+
+    def __call__(self, environ, start_response):
+        if "HTTP_IF_NONE_MATCH" not in environ or environ["REQUEST_METHOD"] != "PUT":
+            return super().__call__(environ, start_response)
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(length))
+        with self.writing:
+            return super().__call__(environ, start_response)
+
+threaded_moto_server.DomainDispatcherApplication = OneAtATime
 server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 
+import click
 import pytest
 from commands import ROOT, TOY, TOY_RECIPE, launch, pipeline
 from pipelines import local_store
 
 from launchers import cli as launch_cli
 from pipeline.cli import main as pipeline_cli
+from pipeline.cli.options import machine_options, machine_words, said_of_machine
 from pipeline.engine import log
 from pipeline.engine.beat import Beat, machine_id
 from pipeline.engine.log import Claim
@@ -307,3 +309,28 @@ def test_launch_alone_shows_its_verbs_and_examples():
     told = launch("--help").out
     assert all(f"  {verb} " in told for verb in launch_cli.VERBS)
     assert "launch vast --size large --store s3://me/run" in told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--deterministic"],
+        ["--micro-batch", "auto", "--processes", "2", "--checkpoint-every", "5m"],
+        ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--keep", "3"],
+    ],
+)
+def test_what_is_said_of_a_machine_can_be_said_again(words):
+    """As `launch` does it, whose boxes and containers run `pipeline run`."""
+    told = []
+
+    @click.command()
+    @machine_options
+    def parsed(**options):
+        told.append((machine_words(said_of_machine()), options))
+
+    parsed(words, standalone_mode=False)
+    again, options = told[0]
+    parsed(again, standalone_mode=False)
+    assert told[1] == (again, options)
+    assert len(again) == len(words)

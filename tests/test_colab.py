@@ -294,5 +294,17 @@ def test_a_machine_that_cannot_be_had_is_given_back_all_the_same(tmp_path, monke
     job = Unattended(told(), None, mine=True)
     with pytest.raises(ValueError, match="could not rent a machine"):
         job.run(Launch(open_store(str(tmp_path / "store")), "ignite-tiny-0000aa"))
-    assert [call[0] for call in account.calls()] == ["new", "stop", "sessions"]
+    assert [call[0] for call in account.calls()] == ["sessions", "new", "stop", "sessions"]
     assert not list((account.account / "sessions").iterdir())
+
+
+def test_a_machine_that_another_has_is_left_to_them(tmp_path, monkeypatch):
+    account = Colab(tmp_path / "colab", monkeypatch)
+    account.program(monkeypatch)
+    job = Unattended(told(), None, mine=True)
+    (account.account / "sessions").mkdir()
+    (account.account / "sessions" / job.name).touch()
+    with pytest.raises(ValueError, match="colab stop -s"):
+        job.run(Launch(open_store(str(tmp_path / "store")), job.name))
+    assert [call[0] for call in account.calls()] == ["sessions"]
+    assert list((account.account / "sessions").iterdir())

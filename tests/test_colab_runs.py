@@ -10,8 +10,9 @@ from pipelines import SETTINGS, digests, local_store, run, toy_engine
 from servers import s3_environment
 
 from launchers import bundle
-from launchers.colab.notebook import OPEN, Told, notebook
+from launchers.colab.notebook import Told, notebook
 from launchers.colab.unattended import Unattended
+from launchers.credentials import unhidden
 from launchers.history import FINISHED, history
 from launchers.launches import Launch, Order
 from pipeline import recipe
@@ -50,7 +51,7 @@ def told(corpus, place: str = "", drive: str = "", *settings: str) -> Told:
     packed = bundle.make()
     options = {"store": place, "drive": drive, "floors": {"disk": 0.0, "store": 0.0}}
     order = Order(NAME, "colab", tree, MACHINE, packed.digest, options)
-    environment = {name: os.environ[name] for name in OPEN if name in os.environ}
+    environment = unhidden(os.environ)
     return Told(order, packed, place, drive, environment=environment)
 
 
@@ -131,9 +132,9 @@ def test_without_a_browser_the_machine_goes_and_no_secret_is_told(
     assert job.run(launch) == 0, capfd.readouterr()
     assert "prompt:" in capfd.readouterr().out
     calls = colab.calls()
-    assert [call[0] for call in calls][:3] == ["new", "upload", "exec"]
+    assert [call[0] for call in calls][:4] == ["sessions", "new", "upload", "exec"]
     assert not list((colab.account / "sessions").iterdir())
-    assert [call[0] for call in calls][3:] == ["stop", "sessions", "stop", "sessions"]
+    assert [call[0] for call in calls][4:] == ["stop", "sessions", "stop", "sessions"]
     left = [colab.account / "calls", colab.account / "script.py"]
     left += [path for path in colab.root.rglob("*") if path.is_file()]
     assert not [path for path in left if b"canary-5f1d22" in path.read_bytes()]

@@ -265,6 +265,7 @@ def test_what_could_not_be_sent_is_gone_on_from(elsewhere, undisturbed):
             until(lambda: newest_step(other) >= 2)
             gone.set()
         if step == 9:
+            until(lambda: "cannot be reached. Training goes on" in ui.said)
             stopped.set()
 
     ui = Watcher(at)

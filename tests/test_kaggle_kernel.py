@@ -119,7 +119,7 @@ def test_missing_secrets_are_named_with_the_way_to_attach_them(fake):
     fake.secrets = {"AWS_ACCESS_KEY_ID": "canary"}
     session = run(fake, written(stand_in(PRINTS)))
     word = last_word(session.log)
-    assert session.state == "ERROR" and word["code"] == 1
+    assert session.state == "ERROR" and word["code"] == 77
     assert "needs AWS_SECRET_ACCESS_KEY, and" in word["why"] and "Add-ons > Secrets" in word["why"]
     assert "canary" not in session.log and "Traceback" not in session.log
 

@@ -1,10 +1,12 @@
 """The real program in sessions of FakeKaggle: cut off by their limit, and going on in the next."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from boxes import MACHINE
 from fakes.kaggle import FakeKaggle
+from pipelines import MACHINE as TOY_MACHINE
 from pipelines import digests, run, toy_engine
 from servers import make_bucket, s3_environment, s3_server
 
@@ -15,7 +17,7 @@ from launchers.target import Errand
 from pipeline.store.places import open_store
 
 NAME = "ignite-tiny-0000aa"
-LONG = ("train.steps=1200", "train.eval_every=400")
+LONG = ("train.steps=4000", "train.eval_every=2000")
 pytestmark = pytest.mark.slow
 
 
@@ -59,25 +61,36 @@ def kaggle(store):
 
 
 def test_without_a_store_elsewhere_the_run_travels(fake, tmp_path, corpus, expected):
-    """A session that is cut by its limit, one that is killed, and one that ends the run."""
     engine = toy_engine(tmp_path / "store", corpus, *LONG)
     run(engine, "prepare")
     launch, target = launched(engine), kaggle(engine.store)
-    last = cut(fake, target, launch, "", engine)
-    reached = steps(engine)
-    lost = session(fake, target, launch, "", last + 1, kill=lambda each: "ETA" in each.log)
-    assert lost[0] is None and steps(engine) == reached
-    code, told = session(fake, target, launch, "", last + 2)
-    assert code == 0 and f"going on from step {reached:,}" in told, told
+    told = interrupted(fake, target, launch, "", engine)
+    assert "going on from step" in told, told
     assert digests(engine) == expected
 
 
-def cut(fake, target, launch, place, engine):
+def interrupted(fake, target, launch, place, engine):
+    """A session that ends by its limit, one that is killed, another that ends by its limit, and one
+    that ends the run; what that printed."""
+    last = cut(fake, target, launch, place, engine)
+    reached = steps(engine)
+    lost = session(fake, target, launch, place, last + 1, kill=lambda each: "ETA" in each.log)
+    assert lost[0] is None and steps(engine) >= reached
+    last = cut(fake, target, launch, place, engine, first=last + 2)
+    assert reached < steps(engine) < 4000
+    code, told = session(fake, target, launch, place, last + 1)
+    assert code == 0, told
+    return told
+
+
+def cut(fake, target, launch, place, engine, first=1):
     """Sessions that end by their limit, until one was long enough to train; the last attempt."""
-    for attempt in range(1, 6):
-        code, told = session(fake, target, launch, place, attempt, seconds=5.0 * 2**attempt)
+    before = steps(engine)
+    for attempt in range(first, first + 5):
+        seconds = 10.0 * 2 ** (attempt - first)
+        code, told = session(fake, target, launch, place, attempt, seconds=seconds)
         assert code == 75, told
-        if steps(engine):
+        if steps(engine) > before:
             return attempt
     raise AssertionError(f"no session has come to train:\n{told}")
 
@@ -93,7 +106,7 @@ def steps(engine):
 def expected(tmp_path_factory, corpus):
     """What comes out where nothing is cut."""
     engine = toy_engine(tmp_path_factory.mktemp("whole") / "store", corpus, *LONG)
-    run(engine)
+    run(engine, machine=replace(TOY_MACHINE, checkpoint_steps=1000))
     return digests(engine)
 
 
@@ -108,7 +121,7 @@ def test_with_a_store_elsewhere(fake, tmp_path, corpus, expected, monkeypatch):
         engine.store = store
         run(engine, "prepare")
         launch, target = launched(engine), kaggle(store)
-        last = cut(fake, target, launch, "s3://runs/one", engine)
-        code, told = session(fake, target, launch, "s3://runs/one", last + 1)
-        assert code == 0 and "going on from step" in told, told
+        fake.env = {"IGNITE_CACHE": str(tmp_path / "disk")}  # so that a lock tells who is dead
+        told = interrupted(fake, target, launch, "s3://runs/one", engine)
+        assert "going on from step" in told, told
         assert digests(engine) == expected and not fake.datasets

@@ -152,12 +152,6 @@ def test_nobody_can_end_a_session_and_destroy_says_so(fake, store):
     target.destroy(f"{OWNER}/ignite-tiny-9999ff/1")
 
 
-def test_force_deletes_the_kernel(fake, store):
-    target = kaggle(store)
-    target.destroy(push(target, launched(store, HANGS)), force=True)
-    assert not fake.kernels and target.boxes() == []
-
-
 def test_what_a_session_prints_is_told_while_it_runs_and_after(fake, store, monkeypatch):
     monkeypatch.setattr("launchers.kaggle.client.LISTEN", 0.3)
     target = kaggle(store)
@@ -180,3 +174,13 @@ def test_what_would_be_sent_can_be_shown(fake, store, tmp_path):
     assert [each["call"] for each in told] == ["SaveKernel"]
     assert len(json.dumps(told)) < 12_000 and not fake.kernels
     assert told[0]["body"]["sessionTimeoutSeconds"] == 43_200
+
+
+def test_an_attempt_that_was_given_up_while_it_was_prepared_is_not_pushed(fake, store, monkeypatch):
+    target = kaggle(store)
+    errand = launched(store, HANGS)
+    meanwhile = Launch(store, errand.name)
+    monkeypatch.setattr(target, "_send", lambda order: meanwhile.append("left", attempt=1) and None)
+    with pytest.raises(Refused, match="given up"):
+        push(target, errand)
+    assert not fake.kernels

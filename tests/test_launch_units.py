@@ -24,6 +24,7 @@ from launchers.local import verbs as verbs_module
 from launchers.local.container import GRACE
 from launchers.local.containers import Run, chosen, sweep, watched, watching
 from launchers.local.engine import TOOLKIT, EngineAway, connect, device_request, user
+from pipeline.cli import process as process_module
 from pipeline.store import places
 
 PLAIN = {
@@ -450,6 +451,7 @@ def test_ctrl_c_ends_a_build(engine, root, tools, monkeypatch, here, number):
     def interrupt() -> None:
         while not (here / "begun").exists() and not over.wait(0.02):
             pass
+        over.wait(0.5)  # it has begun, and now its starter knows, too
         over.is_set() or os.kill(os.getpid(), number)
 
     over = threading.Event()
@@ -548,7 +550,7 @@ def test_two_signals_at_once_are_one(monkeypatch):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
         assert asked.times == 1
-        monkeypatch.setattr(attend_module, "TWICE", 0.0)
+        monkeypatch.setattr(process_module, "TWICE", 0.0)
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked.times == 1
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,5 +1,7 @@
 """The keeper of a launch against a service that is only a list: every state, every loss."""
 
+import time
+
 import pytest
 
 from launchers.census import blamed, known
@@ -355,8 +357,18 @@ def test_limits_are_told_to_the_box(tmp_path, limits, most):
     play.market.become(attempt.id, "stopped")
     play.look(times=4)
     assert play.market.made[1].seconds <= most - 300
+    play.look(seconds=0.95 * play.market.made[1].seconds)
     play.end(75)  # it has kept its limit by itself
     assert play.until_over() == "failed"
+
+
+def test_a_box_that_is_taken_away_with_a_warning_is_replaced(tmp_path):
+    """It has saved all and ended, and none of its limits was the reason."""
+    play = Play(tmp_path, budget=10.0, seconds=1e6)
+    play.boot()
+    play.end(75, taken=True)
+    play.look(times=4)
+    assert len(play.market.made) == 2 and play.attempts()[0].why == "all is saved"
 
 
 def test_of_two_keepers_one_asks_and_both_see_it_through(play):
@@ -469,3 +481,72 @@ def test_boxes_that_go_before_they_train_are_not_asked_for_for_ever(play):
     assert outcome == "failed" and len(play.market.made) == PACE.barren
     assert "have not come to train" in play.lines[-1]
     assert "no such bucket" in play.lines[-1]
+
+
+def test_a_box_that_ended_before_anybody_looked_has_billed_until_then(tmp_path):
+    """As after --detach: what it costs does not grow by the days until somebody watches."""
+    play = Play(tmp_path, budget=1.0)
+    play.now = time.time() - 3600
+    play.boot()
+    play.now += 1800
+    play.end(75)
+    play.market.listed.clear()
+    play.now = time.time() + 30 * 86400
+    (entry,) = [each.entry([], play.now) for each in known(play.store)]
+    play.boot()  # there is money left for another
+    spent = play.attempts()[0].cost(play.now)
+    assert entry["spent"] == pytest.approx(spent, abs=1e-4) and spent <= 0.36
+    play.end(0)
+    assert play.until_over() == "finished"
+
+
+def test_a_box_that_its_host_has_ended_says_nothing_of_the_budget(tmp_path):
+    """SIGTERM, as when a bid is lost: all is saved, and neither time nor money is over."""
+    play = Play(tmp_path, budget=9.0)
+    play.boot()
+    play.end(75)
+    play.boot()
+    assert len(play.market.made) == 2
+    play.end(0)
+    assert play.until_over() == "finished"
+
+
+def test_no_box_is_asked_for_that_would_be_gone_before_it_boots(tmp_path):
+    play = Play(tmp_path, seconds=1000.0)
+    attempt = play.boot()
+    play.look(seconds=940)
+    play.market.become(attempt.id, "stopped")
+    assert play.until_over() == "failed"
+    assert len(play.market.made) == 1 and "too little" in play.lines[-1]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_keys_for_a_box_that_cannot_be_had_are_no_end_of_a_run_that_has_begun(play, before):
+    if before:
+        play.boot()
+        play.market.listed.clear()
+        play.look(times=10)
+    play.market.answers = [ValueError("no keys can be made: the network is down")]
+    if not before:
+        assert play.until_over() == "failed" and "network" in play.lines[-1]
+        return
+    play.look(times=20)
+    play.boot()
+    play.end(0)
+    assert play.until_over() == "finished"
+
+
+def test_there_is_a_sign_of_life_while_a_box_boots(play):
+    play.look(times=3)
+    play.market.become("b0", "starting", why="pulling the image")
+    play.look(times=14)
+    assert "attempt 1: starting for 2:00 (pulling the image)" in "\n".join(play.lines)
+
+
+def test_who_sees_to_what_is_over_is_told_how_it_ended(play):
+    play.boot()
+    play.end(1)
+    assert play.until_over() == "failed"
+    play.lines.clear()
+    assert play.another().step() == "failed"
+    assert play.lines == [f"failed: the run itself failed: see `launch logs {play.launch.name}`"]

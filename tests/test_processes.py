@@ -98,6 +98,8 @@ def test_signals_cost_no_step(tmp_path, corpus):
 
 def test_a_second_ctrl_c_ends_at_once_but_one_that_is_sent_twice_does_not(monkeypatch):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    ended = []
+    monkeypatch.setattr(process_module, "end_at_once", lambda: ended.append(1))
     try:
         stopping = process_module.stop_on_signals()
         assert not stopping()
@@ -105,8 +107,6 @@ def test_a_second_ctrl_c_ends_at_once_but_one_that_is_sent_twice_does_not(monkey
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stopping()
-        ended = []
-        monkeypatch.setattr(process_module, "end_at_once", lambda: ended.append(1))
         os.kill(os.getpid(), signal.SIGINT)
         assert ended == []
         monkeypatch.setattr(process_module, "TWICE", 0)

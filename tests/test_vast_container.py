@@ -4,6 +4,7 @@ IGNITE_TEST_IMAGE    the project's own image
 """
 
 import os
+import time
 
 import pytest
 from commands import TOY, launch
@@ -12,6 +13,8 @@ from fakes.vast import FakeVast
 from fakes.vast_container import ContainerBox
 from pipelines import digests, run, toy_engine
 from servers import s3_environment
+
+from pipeline.store.places import open_store
 
 pytestmark = [
     pytest.mark.container,
@@ -30,14 +33,18 @@ def test_our_image_does_the_errand_and_destroys_itself(tmp_path, endpoint, corpu
             monkeypatch.setenv(name, value)
         monkeypatch.chdir(tmp_path)
         words = ["vast", "--store", "s3://runs/contained", "--data", corpus, *TOY, "-y"]
-        words += ["--my-credentials", "--image", image, "--cuda", "12.8"]
+        words += ["--my-credentials", "--image", image, "--cuda", "12.8", "--detach"]
         said = launch(*words)
         assert said.code == 0, said.out + said.err + fake.boxes[0].printed()
-        assert len(fake.boxes) == 1 and fake.billing_now() == 0
-        assert fake.asked("DELETE", "/api/v0/instances/")[0].by == str(fake.boxes[0].id)
+        until = time.monotonic() + 180
+        while fake.billing_now() and time.monotonic() < until:
+            time.sleep(0.2)
+        assert len(fake.boxes) == 1 and fake.billing_now() == 0, fake.boxes[0].printed()
+        asked = fake.asked("DELETE", "/api/v0/instances/")
+        assert {each.by for each in asked} == {str(fake.boxes[0].id)}  # nobody else was there
+        there = toy_engine(tmp_path / "none", corpus)
+        there.store = open_store("s3://runs/contained")
+        found = list(digests(there).values())
     here = toy_engine(tmp_path / "here", corpus)
     run(here)
-    assert (
-        list(digests(toy_engine("artifacts", corpus)).values())[:3]
-        == list(digests(here).values())[:3]
-    )
+    assert found[:3] == list(digests(here).values())[:3]

@@ -183,5 +183,5 @@ def asleep(world, expected):
 def test_a_client_that_is_away(rented, tmp_path, corpus):
     expected = undisturbed(tmp_path / "undisturbed", corpus, MANY)
     stories = {each.__name__: each for each in (never_back, all_reaped, asleep)}
-    worlds = {name: rented(name, steps=MANY) for name in stories}
+    worlds = {name: rented(name, steps=MANY, one_disk=True) for name in stories}
     together(**{name: story(worlds[name], expected) for name, story in stories.items()})

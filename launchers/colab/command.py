@@ -9,13 +9,18 @@ from typing import Any
 import click
 
 from launchers import bundle, orders, start
-from launchers.colab.notebook import GPUS, OPEN, Told, notebook, sources
-from launchers.credentials import names
+from launchers.colab.notebook import GPUS, Told, notebook, sources
+from launchers.credentials import names, unhidden
 from launchers.launches import Launch
-from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
+from pipeline.cli.options import (
+    engine_and_machine,
+    machine_options,
+    machine_words,
+    recipe_options,
+    said_of_machine,
+)
 from pipeline.engine.engine import Engine
 from pipeline.machine import Machine
-from pipeline.redact import redacted
 
 _FOLDER = "ignite"  # of Drive, if none is named
 _VM = "/content/"  # where a path means one of Colab's machine
@@ -59,10 +64,10 @@ def colab(
     launch colab --size medium --store s3://bucket/run --gpu L4
     launch colab --size medium --store s3://bucket/run --via colab-cli
     """
-    named = dict(options)
+    start.checked(dry_run, as_json)
     engine, machine = engine_and_machine(options)
     drive = _checked(engine, drive, via, credentials or my_credentials)
-    words = orders.machine_words({name: named[name] for name in named if name not in options})
+    words = machine_words(said_of_machine())
     place = "" if drive else options["store"]
     floors = {"gpus": 0 if "cpu" in words else 1}
     told = _told(engine, place, drive, gpu, words, floors, start.seconds_of(deadline))
@@ -119,11 +124,7 @@ def _told(
     seconds: float | None,
 ) -> Told:  # fmt: skip
     """What the notebook is told: of the launch that is under way already, if there is one."""
-    environment = {
-        name: value
-        for name in OPEN
-        if place and (value := os.environ.get(name)) and redacted(value) == value
-    }
+    environment = unhidden(os.environ) if place else {}
     open_one = start.open_one(engine, "colab") if place else None
     if open_one is not None:
         order = open_one.order()
@@ -141,9 +142,8 @@ def _placed(engine: Engine, machine: Machine, told: Told) -> Launch:
     """The launch in the store elsewhere, with a text of this machine and the order in it."""
     if told.order.name in engine.store.names("launch"):
         return Launch(engine.store, told.order.name)
-    source = engine.recipe.data.source
-    if orders.is_here(source) and not source.startswith(_VM):
-        orders.prepare(engine, machine)
+    if not engine.recipe.data.source.startswith(_VM):
+        start.bring(engine, machine)
     return orders.place(engine, told.order, told.bundle)
 
 

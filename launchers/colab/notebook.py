@@ -14,16 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from launchers.bundle import Bundle
-from launchers.credentials import names
+from launchers.credentials import names, unhidden
 from launchers.launches import Order
 from pipeline.redact import redacted_tree
 
 GPUS = ("T4", "L4", "A100")
 ON_DRIVE = "/content/drive/"
-OPEN = (  # variables for a store that are no secrets, and may stand in a notebook
-    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION"),
-    *("AZURE_STORAGE_ACCOUNT_NAME", "HF_ENDPOINT"),
-)
 _LINE = 10_000  # letters of the program in a line: editors choke on longer ones
 
 
@@ -163,7 +159,7 @@ _TRAIN = """\
 
 
 def _secrets(ways: list[list[str]], others: list[str], environment: Mapping[str, str]) -> str:
-    known = {name: value for name, value in environment.items() if name in OPEN}
+    known = unhidden(environment)
     lines = ["# @title Secrets, from the key on the left: nothing of them is kept"]
     if known:
         lines += ["import os", ""]

@@ -14,7 +14,6 @@ tell how a script ended, so the store is asked.
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -30,7 +29,7 @@ import click
 from launchers.colab.notebook import Told, sources
 from launchers.credentials import box_secrets
 from launchers.launches import Launch
-from pipeline.cli.process import EXIT_INTERRUPTED, TWICE
+from pipeline.cli.process import EXIT_INTERRUPTED, Asked
 from pipeline.errors import StoreError
 
 _DAY = 86_400.0  # seconds that a script may take, if there is no deadline; it is cut off after
@@ -77,8 +76,13 @@ class Unattended:
     def run(self, launch: Launch) -> int:
         """Run it to its end; the exit code. The machine goes, however it ends."""
         new, upload, execute, _ = self.described()
+        if self._listed():
+            raise ValueError(
+                f"there is a machine of {self.name} already, with which somebody may work: `launch "
+                f"logs -f {self.name}` shows it. `colab stop -s {self.name}` gives it back"
+            )
         before = len(launch.events())
-        with Asked(launch) as asked:
+        with Passing(launch) as asked:
             try:
                 self._call(new, "rent a machine")
                 if not asked.times:
@@ -103,7 +107,7 @@ class Unattended:
             given = [path if word == "CREDENTIALS" else word for word in words]
             self._call(given, "send the credentials", pass_fds=(file.fileno(),))
 
-    def _execute(self, words: list[str], asked: "Asked") -> None:
+    def _execute(self, words: list[str], asked: "Passing") -> None:
         """Run the script, and stay with it; what it prints is shown by that program."""
         with tempfile.TemporaryDirectory(prefix="ignite-") as folder:
             file = Path(folder, "train.py")
@@ -120,10 +124,7 @@ class Unattended:
         """Give the machine back, until that program does not list it any more."""
         for round_ in range(_TRIES):
             subprocess.run(["colab", "stop", "-s", self.name], start_new_session=True)
-            listed = subprocess.run(
-                ["colab", "sessions"], capture_output=True, text=True, start_new_session=True
-            )
-            if listed.returncode == 0 and self.name not in listed.stdout:
+            if self._listed() is False:
                 return True
             time.sleep(_PAUSE if round_ else 0.2)
         click.echo(
@@ -132,6 +133,13 @@ class Unattended:
             err=True,
         )
         return False
+
+    def _listed(self) -> bool | None:
+        """Is there a machine of this launch? None if that program cannot tell."""
+        listed = subprocess.run(
+            ["colab", "sessions"], capture_output=True, text=True, start_new_session=True
+        )
+        return None if listed.returncode else self.name in listed.stdout
 
     def _ended(self, launch: Launch, before: int) -> int:
         """What the box has said in the store of how it ended."""
@@ -144,27 +152,12 @@ class Unattended:
         return EXIT_INTERRUPTED if begun else 1
 
 
-class Asked:
-    """Ctrl-C and SIGTERM: the first is passed on through the store, a second one does not wait."""
+class Passing(Asked):
+    """The first signal is passed on through the store, a second one of any kind does not wait."""
 
     def __init__(self, launch: Launch) -> None:
-        self.launch, self.times, self._first, self._next = launch, 0, 0.0, 0.0
-
-    def __enter__(self) -> "Asked":
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self._before = {number: signal.signal(number, self._handle) for number in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, *_: object) -> None:
-        if not self.times:
-            self.times, self._first = 1, time.monotonic()
-            os.write(2, b"\nstopping as soon as all is saved (Ctrl-C again: at once)\n")
-        elif time.monotonic() - self._first > TWICE:
-            self.times = 2
+        super().__init__(second=(signal.SIGINT, signal.SIGTERM))
+        self.launch, self._next = launch, 0.0
 
     def pass_on(self) -> None:
         """Ask the box, and again every few seconds: one that begins takes back what was asked

@@ -287,12 +287,6 @@ class Client:
                     size -= len(pieces.popleft())
         return "".join(pieces)
 
-    def delete(self, slug: str) -> None:
-        """Delete a kernel with all its versions, and what they have left. Raises Denied."""
-        from kagglesdk.kernels.types.kernels_api_service import ApiDeleteKernelRequest
-
-        self.kernels.delete_kernel(self._of(ApiDeleteKernelRequest(), slug))
-
     def _outputs(self, slug: str, number: int) -> Iterator[Any]:
         from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
 

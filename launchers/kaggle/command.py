@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from launchers import orders, start
-from launchers.estimate import OFTEN
 from launchers.target import Errand, Offer
 from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
 from pipeline.recipe import from_tree
@@ -29,7 +28,7 @@ def target(store: Store, options: Mapping[str, Any]) -> Any:
 def kaggle(
     deadline: str | None, yes: bool, detach: bool, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
-    """Train in Kaggle's sessions with two T4s: nine hours or so a piece, thirty hours a week, free.
+    """Train in Kaggle's sessions with two T4s: twelve hours at most, thirty a week, free.
 
     With a store elsewhere (s3://...) a session takes its keys from the secrets that you attach to
     the notebook once, and saves as it goes. With a store on this machine it needs none: what is
@@ -41,13 +40,9 @@ def kaggle(
     launch kaggle --size medium --store s3://bucket/run --detach
     launch kaggle --size small -n
     """
-    named = dict(options)
+    start.checked(dry_run, as_json)
     engine, machine = engine_and_machine(options)
-    words = orders.machine_words(
-        {name: named[name] for name in named if name not in options},
-        processes="auto",
-        checkpoint_every=OFTEN[engine.recipe.size],
-    )
+    words = orders.rented(engine)
     native = engine.store.remote is None
     told = {"store": "" if native else options["store"], "floors": {}}
     sessions = target(engine.store, {**told, "recipe": engine.recipe.tree()})

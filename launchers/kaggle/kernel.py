@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launchers.credentials import names
+from launchers.credentials import names, unhidden
 from launchers.kaggle.pack import NAME as PACK
 from launchers.target import Errand, Refused
 
@@ -26,8 +26,6 @@ SHAPE = "NvidiaTeslaT4"  # two of them. Without a shape it used to be a P100, fo
 STORE = "/kaggle/working/store"
 WORKING = "/kaggle/working"
 _MARK = re.compile(r"^# launch ([\w-]+)/(\d+)$", re.M)
-
-_OPEN = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AZURE_STORAGE_ACCOUNT_NAME")  # no secrets
 
 
 def secrets(store: str) -> dict[str, list[str]]:
@@ -47,12 +45,11 @@ def secrets(store: str) -> dict[str, list[str]]:
 def told(errand: Errand, order: bytes, sent: str, environ: Mapping[str, str] = os.environ) -> dict:
     """What a session is told. ``sent`` is the sha256 of the pack that is mounted for it, or -."""
     native = not errand.store
-    environment = {name: environ[name] for name in _OPEN if environ.get(name)} if not native else {}
     return {
         "errand": dataclasses.asdict(errand) | ({"store": STORE} if native else {}),
         "order": order.decode() if native else None,
         "sent": sent,
-        "environment": {k: v for k, v in environment.items() if "@" not in v},
+        "environment": {} if native else unhidden(environ),
         "secrets": secrets(errand.store),
     }
 

@@ -22,6 +22,7 @@ import time
 
 INPUT, WORKING = "/kaggle/input", "/kaggle/working"
 INTERRUPTED = 75  # all is saved, and the next session goes on
+NOT_ALLOWED = 77  # a person must attach secrets first
 
 
 class Failed(Exception):
@@ -65,7 +66,8 @@ def secrets(wanted: dict[str, list[str]]) -> dict[str, str]:
             f"the store needs {', '.join(missing)}, and no such secret is attached to this "
             "notebook. Open it in the editor, choose Add-ons > Secrets, add a secret of each of "
             "these names and tick it, then Save Version > Save & Run All: that goes on with this "
-            "run. Give keys that can reach this one store and nothing else"
+            "run. Give keys that can reach this one store and nothing else",
+            NOT_ALLOWED,
         )
     return found
 

@@ -2,9 +2,8 @@
 
 Three things are different from a place that rents. A session *cannot be ended from outside*: it
 ends when it is done, when it sees the stop flag in its store, or when its time is over, and so
-``destroy`` refuses while it runs (with ``force`` it deletes the kernel with all that it has left,
-which nobody promises to end the session). It costs nothing, so it may be left to itself. And it may
-do without a store elsewhere (*native*: the launch's store is a directory): then what is known of
+``destroy`` refuses while it runs. It costs nothing, so it may be left to itself. And it may do
+without a store elsewhere (*native*: the launch's store is a directory): then what is known of
 the run is sent as a private data set, the session keeps a store of its own, and ``collect`` brings
 what it has left. In between nothing is heard of it but what it prints: it is ``mute``.
 
@@ -110,6 +109,9 @@ class Kaggle:
         # what is wrong with it is found out before anything is sent
         kernel.source(kernel.told(errand, order.body(), "-"), bundle)
         sent = self._send(order) if not errand.store else None
+        ends = _ends(Launch(self.store, errand.name))
+        if ends.over or errand.attempt in ends.left:  # nobody could end the session
+            raise Refused("it was given up while its data set was made")
         request = self._request(errand, order, bundle, sent)
         return self._saved(self.client.save(request), errand.name)
 
@@ -228,7 +230,7 @@ class Kaggle:
             # with no store between us, or in Kaggle's queue
             mute = state == "starting" or (state != "ended" and self.store.remote is None)
             why = status.why or f"Kaggle calls it {status.word}"
-            each = Box(id, label, state, 0.0, gpu=GPU, since=since, why=why, mute=mute)
+            each = Box(id, label, state, 0.0, "", GPU, since, why, free=True, mute=mute)
             if state != "ended" or not (ends.over or each.attempt in ends.left):
                 found.append(each)
         return found
@@ -252,15 +254,12 @@ class Kaggle:
             self._ended[slug, number] = status
         return status
 
-    def destroy(self, id: str, force: bool = False) -> None:
+    def destroy(self, id: str) -> None:
         """Nothing, if the session has ended. Raises Refused while it runs: see the module."""
         _, slug, number = _parts(id)
         try:
             status = self.client.status(slug, number)
             if _STATES.get(status.word) == "ended":
-                return
-            if force:
-                self.client.delete(slug)
                 return
         except Denied:
             return

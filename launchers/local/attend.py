@@ -3,11 +3,12 @@
 A thread copies the log; the main thread waits for it and passes signals on. The first Ctrl-C or
 SIGTERM asks the container to save all and end, a second Ctrl-C kills it. The stream of a log ends
 when the container does, but also when the engine restarts or a connection breaks, and says nothing
-of which it was. So the container is asked each time; if it still runs, the log is read again, and
-what was shown before is passed over by counting bytes: times of two lines may be equal.
+of which it was. It may even end before the last bytes of a container that has just ended. So the
+container is asked each time; if it still runs, the log is followed again, and if it does not, read
+once more to its end. What was shown before is passed over by counting bytes: times of two lines may
+be equal.
 """
 
-import os
 import signal
 import struct
 import threading
@@ -16,33 +17,10 @@ from typing import Any, BinaryIO
 
 from launchers.local.container import GRACE
 from launchers.local.engine import EngineAway, plainly
-from pipeline.cli.process import TWICE
+from pipeline.cli.process import Asked
 
 AWAY = 120.0  # seconds that the engine may take to restart
 _PAUSE = 0.5  # seconds before asking again
-
-
-class Asked:
-    """How often somebody asked to stop: 0, 1, or 2 for at once. A context manager."""
-
-    def __init__(self) -> None:
-        self.times, self._first = 0, 0.0
-
-    def __enter__(self) -> "Asked":
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self._before = {number: signal.signal(number, self._handle) for number in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, _: Any) -> None:
-        if not self.times:
-            self.times, self._first = 1, time.monotonic()
-            os.write(2, b"\nstopping as soon as all is saved (Ctrl-C again: at once)\n")
-        elif number == signal.SIGINT and time.monotonic() - self._first > TWICE:
-            self.times = 2
 
 
 class Unheard(Exception):
@@ -80,6 +58,7 @@ class Log:
             try:
                 self.copy(follow=True)
                 if not self.client.api.inspect_container(self.name)["State"]["Running"]:
+                    self.copy()
                     return
                 answered = time.monotonic()
             except (RequestException, HTTPError, struct.error) as error:  # a header that is cut

@@ -14,14 +14,19 @@ import sys
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from launchers.local import image as images
 from launchers.local.attend import Asked, attend
 from launchers.local.container import Order, order
 from launchers.local.containers import remove, sweep, watching
 from launchers.local.engine import EngineAway, connect, device_request, plainly, user
-from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
+from pipeline.cli.options import (
+    engine_and_machine,
+    machine_options,
+    machine_words,
+    recipe_options,
+    said_of_machine,
+)
 from pipeline.cli.process import EXIT_INTERRUPTED, again
 
 _CTRL_C = 128 + signal.SIGINT
@@ -80,9 +85,8 @@ def local(
     if image and variant:
         raise click.UsageError("--variant says what to build, --image what to use: not both")
     variant, gpus = _wanted(cpu, gpus, variant, options["device"])
-    machine = dict(options)
     engine, _ = engine_and_machine(options)  # takes the machine's out
-    words = _machine_words({name: machine[name] for name in machine if name not in options}, gpus)
+    words = _machine_words(gpus)
     client = connect()
     with plainly("ask the Docker engine what it can do"):
         info = client.info()
@@ -112,16 +116,14 @@ def _wanted(
     return variant or "cu130", gpus or ("all",)
 
 
-def _machine_words(options: dict[str, Any], gpus: tuple[str, ...] | None) -> list[str]:
+def _machine_words(gpus: tuple[str, ...] | None) -> list[str]:
     """What was said of the machine, for `pipeline run` inside."""
-    source = click.get_current_context().get_parameter_source
-    given = {name: options[name] for name in options if source(name) != ParameterSource.DEFAULT}
+    given = said_of_machine()
     if gpus is None:
         given["device"] = "cpu"
     elif len(gpus) > 1 or gpus == ("all",):
         given.setdefault("processes", "auto")  # inside there are no other GPUs
-    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in given.items())
-    return [word for pair in pairs for word in pair]
+    return machine_words(given)
 
 
 def _show(build: list[str] | None, made: Order, as_json: bool) -> None:

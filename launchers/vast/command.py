@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from launchers import orders, start
 from launchers.credentials import MOST
-from launchers.estimate import OFTEN
+from launchers.history import history
 from launchers.judging import Pace, pace
-from launchers.launches import Order
+from launchers.launches import Launch, Order
 from launchers.target import Errand, Offer
-from launchers.targets import Secrets
+from launchers.targets import Secrets, seen_to
 from launchers.vast.order import VastOptions
 from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
 from pipeline.cli.show import table
@@ -92,25 +93,19 @@ def vast(
     launch vast --size large --store s3://bucket/run --interruptible --budget 10 -y
     launch vast --size small --store s3://bucket/run --gpu "RTX 3060" --max-price 0.10 -n
     """
-    machine_named = dict(options)
+    start.checked(dry_run, as_json)
     engine, machine = engine_and_machine(options)
     if engine.store.remote is None:
         raise click.UsageError(
             "--store: a rented machine must reach it: give a bucket, such as s3://bucket/run"
         )
-    try:
-        wanted = VastOptions(
-            gpu, gpus, disk, max_price, reliability, interruptible=interruptible, bid=bid,
-            region=region, cuda=cuda, **({"image": image} if image else {}),
-        )  # fmt: skip
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    named = {name: machine_named[name] for name in machine_named if name not in options}
-    words = orders.machine_words(
-        named, processes="auto", checkpoint_every=OFTEN[engine.recipe.size]
-    )
-    how = "mine" if my_credentials else "file" if credentials else "made"
-
+    wanted = _wanted(
+        gpu=gpu, gpus=gpus, disk=disk, max_price=max_price, reliability=reliability,
+        interruptible=interruptible, bid=bid, region=region, cuda=cuda,
+        **({"image": image} if image else {}),
+    )  # fmt: skip
+    words = orders.rented(engine)
+    how = start.kind_of(credentials, my_credentials)
     secrets = start.secrets_of(options["store"], credentials, my_credentials)
     told = {"store": options["store"], "vast": asdict(wanted), "credentials": how}
     told["floors"] = {"gpus": 0 if "cpu" in words else gpus}
@@ -127,12 +122,44 @@ def vast(
             return
         _ask(offers, limit, yes)
         launch = start.begin(engine, machine, order, packed)
-    elif dry_run:
+        if launch.name == order.name:
+            raise SystemExit(start.see_through(launch, market, detach))
+    if dry_run:
         raise ValueError(f"{launch.name} is under way or done: see `launch ps --all`")
-    else:
-        limits = start.within(launch.order())
-        click.echo(f"launch: going on with {launch.name}, within {limits}", err=True)
+    _go_on(launch, start.seconds_of(deadline))
+    market = seen_to(launch, secrets, credentials=how)
     raise SystemExit(start.see_through(launch, market, detach))
+
+
+def _wanted(**typed: Any) -> VastOptions:
+    """Raises UsageError for what Vast.ai does not take."""
+    try:
+        return VastOptions(**typed)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _go_on(launch: Launch, deadline: float | None) -> None:
+    """Say within which limits the same command goes on with a launch, if it is the same."""
+    _as_ordered(launch, deadline)
+    limits = start.within(launch.order())
+    click.echo(f"launch: going on with {launch.name}, within {limits}", err=True)
+
+
+def _as_ordered(launch: Launch, deadline: float | None) -> None:
+    """Raises UsageError if other terms were typed than those to which somebody has said yes."""
+    context, order = click.get_current_context(), launch.order()
+    ordered = {**order.options["vast"], "budget": order.budget, "deadline": order.seconds}
+    typed = {name: context.params[name] for name in ordered if name in context.params}
+    typed["deadline"] = deadline
+    for name, value in typed.items():
+        given = context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        if given and value != ordered[name] and history(launch.events()).over is None:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{option} {value}: {launch.name} is under way with {ordered[name]}. Leave it out "
+                f"to go on with that, or end it first: launch stop {launch.name}"
+            )
 
 
 def _budget(offer: Offer) -> float:

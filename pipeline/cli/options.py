@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from pipeline import recipe
 from pipeline.engine import log
@@ -228,7 +229,7 @@ def make_machine(checkpoint_every: str, **told: Any) -> Machine:
         raise click.UsageError(str(error)) from error
 
 
-_MACHINE = (
+MACHINE = (
     "device",
     "precision",
     "micro_batch",
@@ -246,5 +247,25 @@ _MACHINE = (
 
 def engine_and_machine(options: dict[str, Any]) -> tuple[Engine, Machine]:
     """What the options of both kinds ask for; takes the machine's out of ``options``."""
-    machine = {name: options.pop(name) for name in _MACHINE}
+    machine = {name: options.pop(name) for name in MACHINE}
     return make_engine(**options), make_machine(**machine)
+
+
+def said_of_machine() -> dict[str, Any]:
+    """The machine's options that were given to the command that runs, without their defaults."""
+    context = click.get_current_context()
+    given = {name: value for name, value in context.params.items() if name in MACHINE}
+    source = context.get_parameter_source
+    return {name: given[name] for name in given if source(name) != ParameterSource.DEFAULT}
+
+
+def machine_words(options: dict[str, Any]) -> list[str]:
+    """The words by which another `pipeline run` is told the same of its machine."""
+    return [word for name, value in options.items() for word in _words(name, value)]
+
+
+def _words(name: str, value: Any) -> list[str]:
+    option = f"--{name.replace('_', '-')}"
+    if value is True:
+        return [option]
+    return [option, str(value)]

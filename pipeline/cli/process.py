@@ -7,10 +7,9 @@ import shlex
 import shutil
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -20,25 +19,65 @@ from pipeline.redact import redacted
 
 EXIT_INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: the same command goes on
 TWICE = 0.5  # seconds within which two signals are one: timeout(1) and others send each twice
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch says it
+
+
+@contextlib.contextmanager
+def signals(handle: Callable[[int, Any], None] | None = None) -> Iterator[None]:
+    """Let ``handle`` have Ctrl-C and SIGTERM inside the block; whoever had them before has them
+    again behind it, also if the block itself gives them to somebody."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        for number in _SIGNALS if handle is not None else ():
+            signal.signal(number, handle)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Asked:
+    """How often somebody asked to stop: 0, 1, or 2 for at once. A context manager.
+
+    ``again`` tells what a second Ctrl-C does, ``twice`` does it, and may raise; ``second`` are the
+    signals that count as one.
+    """
+
+    def __init__(
+        self,
+        again: str = "at once",
+        twice: Callable[[], None] = lambda: None,
+        second: tuple[int, ...] = (signal.SIGINT,),
+    ) -> None:
+        self.again, self.twice, self.second = again, twice, second
+        self.times, self._first = 0, 0.0
+
+    def __enter__(self) -> "Asked":
+        self._signals = signals(self.handle)
+        self._signals.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._signals.__exit__(None, None, None)
+
+    def handle(self, number: int, _: Any) -> None:
+        """Count a signal."""
+        if not self.times:
+            self.times, self._first = 1, time.monotonic()
+            words = f"\nstopping as soon as all is saved (Ctrl-C again: {self.again})\n"
+            os.write(2, words.encode())
+        elif number in self.second and time.monotonic() - self._first > TWICE:
+            self.times = 2
+            self.twice()
 
 
 def stop_on_signals() -> Callable[[], bool]:
     """Ctrl-C and SIGTERM set a flag that the work looks at; a second Ctrl-C ends it at once."""
-    asked, first = threading.Event(), 0.0
-
-    def handle(number: int, _: Any) -> None:
-        nonlocal first
-        if not asked.is_set():
-            first = time.monotonic()
-            asked.set()
-            os.write(2, b"\nstopping as soon as all is saved (Ctrl-C again: at once)\n")
-        elif number == signal.SIGINT and time.monotonic() - first > TWICE:
-            end_at_once()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
-    return asked.is_set
+    asked = Asked(twice=end_at_once)
+    for number in _SIGNALS:
+        signal.signal(number, asked.handle)
+    return lambda: asked.times > 0
 
 
 def end_at_once() -> None:

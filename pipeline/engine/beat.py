@@ -25,11 +25,10 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.log import Entry
+from pipeline.engine.log import Entry, now, stamp
 from pipeline.errors import StoreAway, StoreError
 from pipeline.hashing import canonical
 from pipeline.redact import redacted
@@ -102,8 +101,7 @@ class Beat:
 
     def _write(self) -> None:
         beat = {
-            "nonce": secrets.token_hex(8),
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),  # for people
+            **stamp(),
             "progress": self.progress,
         }
         self.store.records.replace(self.name, json.dumps(beat).encode())
@@ -118,8 +116,8 @@ def bury(store: Store, key: str, claim: Entry) -> None:
 def ask_to_stop(store: Store, owner: str, why: str) -> None:
     """Ask the process of that name to stop; it sees it at its next beat."""
     flag = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "by": f"{_user()}@{platform.node() or 'host'}",
+        "at": now(),
+        "by": person(),
         "why": redacted(why),
     }
     store.replace(_flag(owner), canonical(flag))
@@ -151,11 +149,13 @@ def _words(flag: bytes) -> str:
     return f"{by} asked for it" + (f": {why}" if why else "")
 
 
-def _user() -> str:
+def person() -> str:
+    """``ada@laptop``, as far as the system knows."""
     try:
-        return getpass.getuser()
+        user = getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container may have no name for its user
-        return "somebody"
+        user = "somebody"
+    return f"{user}@{platform.node() or 'host'}"
 
 
 def _remove(store: Store, name: str) -> None:

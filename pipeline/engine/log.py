@@ -160,10 +160,15 @@ def entry_name(key: str, position: int) -> str:
     return f"log/{key}/{position:010d}"
 
 
+def now() -> str:
+    """The time for people to read; no decision rests on it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def stamp() -> dict[str, str]:
     """What makes an entry the only one of its kind. One that may be appended twice brings its own,
     so that the second time finds the first."""
-    return {"at": datetime.now(UTC).isoformat(timespec="seconds"), "nonce": secrets.token_hex(8)}
+    return {"at": now(), "nonce": secrets.token_hex(8)}
 
 
 class Claim:

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fakes.kaggle_http import Fault, No, Server, handler
+from fakes.kaggle_http import Fault, Handler, No, Server
 from fakes.kaggle_sessions import STUB, Session, kill, run
 
 OWNER, KEY, TOKEN = "ada", "canary-kaggle-key", "canary-kaggle-token"
@@ -66,6 +66,7 @@ class FakeKaggle:
         self.kernels: dict[str, list[Session]] = {}
         self.datasets: dict[str, Data] = {}
         self.uploads: dict[str, tuple[str, int, bytearray]] = {}
+        self.env: dict[str, str] = {}  # more variables of sessions
         self.requests: list[tuple[str, Any]] = []
         self.cuts: list[int] = []  # after how many bytes an upload is cut, one for each PUT
         self.faults: list[tuple[str, int, bool, Any]] = []
@@ -75,7 +76,8 @@ class FakeKaggle:
     # for tests
 
     def __enter__(self) -> "FakeKaggle":
-        self.server = Server(("127.0.0.1", 0), handler(self))
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.server.fake = self
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         site, stub = self.folder / "site", self.folder / "stub"
@@ -127,7 +129,7 @@ class FakeKaggle:
     def sessions(self, slug: str) -> list[Session]:
         return self.kernels.get(slug, [])
 
-    def wait(self, slug: str, seconds: float = 120.0) -> Session:
+    def wait(self, slug: str, seconds: float = 900.0) -> Session:
         """The newest session of a kernel, once it has ended."""
         session = self.sessions(slug)[-1]
         assert session.ended.wait(seconds), f"{slug} still runs:\n{session.log}"

@@ -106,6 +106,7 @@ def _start(session: Session, fake: Any) -> subprocess.Popen:
     (fake.folder / "stub" / "secrets.json").write_text(json.dumps(fake.secrets))
     environment = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     environment |= {"HOME": str(home), "PYTHONPATH": str(fake.folder / "stub")}
+    environment |= fake.env
     environment |= {_MARK: session.mark, "OMP_NUM_THREADS": "1", "IGNITE_TELL_EVERY": "0.5"}
     with (session.folder / "log").open("wb") as log:
         return subprocess.Popen(
