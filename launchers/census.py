@@ -125,9 +125,12 @@ def _remembered(name: str) -> Known | None:
     return None
 
 
-def owners(store: Store, boxes: Iterable[Box]) -> dict[str, Known]:
-    """The launches of a store by name, and those on other stores, started here, that have boxes."""
-    found = {each.launch.name: each for each in known(store)}
+def owners(launched: Iterable[Known], boxes: Iterable[Box]) -> dict[str, Known]:
+    """The launches of a store by name, and those on other stores, started here, that have boxes.
+
+    ``launched`` must have been read after the boxes were, or one just begun has boxes too early.
+    """
+    found = {each.launch.name: each for each in launched}
     for name in {box.launch for box in boxes} - found.keys():
         if re.fullmatch(r"[\w-]+", name) and (other := _remembered(name)) is not None:
             found[name] = other
@@ -144,13 +147,13 @@ class Sorted(NamedTuple):
 
 def alive(store: Store, boxes: Iterable[Box], pause: Callable[[], None]) -> set[str]:
     """Ids of boxes that say something during a ``pause``, whatever the clocks tell."""
-    before = owners(store, boxes)
+    before = owners(known(store), boxes)
     hushed = {box.launch for box in boxes} & before.keys()
     hushed = {name for name in hushed if before[name].word and not before[name].speaks()}
     if not hushed:
         return set()
     pause()
-    after = owners(store, boxes)
+    after = owners(known(store), boxes)
     spoke = {name for name in hushed if after[name].word != before[name].word}
     current = {name: after[name].told.current for name in spoke}
     return {

@@ -36,10 +36,11 @@ def ps(store: str, every: bool, as_json: bool) -> None:
     opened = open_store(store)
     found = working(opened)
     idle = [run for run in containers.there() if not any(_inside(run, work) for work in found)]
-    launched, services = known(opened), dict(listed(opened))
+    services = dict(listed(opened))
+    launched = known(opened)
     boxes = [box for told in services.values() if isinstance(told, list) for box in told]
     unasked = {name: told for name, told in services.items() if isinstance(told, str)}
-    stray = billing(sorted_out(owners(opened, boxes), boxes))
+    stray = billing(sorted_out(owners(launched, boxes), boxes))
     shown = [each for each in launched if every or _matters(each, boxes)]
     if as_json:
         workers = [*found, *(run.entry() for run in idle)]

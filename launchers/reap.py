@@ -1,10 +1,11 @@
 """``launch reap``: nothing that was rented bills for nothing."""
 
 import time
+from collections.abc import Mapping
 
 import click
 
-from launchers.census import Sorted, alive, named, owners, sorted_out
+from launchers.census import Known, Sorted, alive, known, named, owners, sorted_out
 from launchers.judging import pace
 from launchers.target import Away, Box, Refused
 from launchers.targets import connect, listed
@@ -37,8 +38,9 @@ def reap(store: str, every: bool, strangers: bool, dry_run: bool, yes: bool) -> 
         services = _billing(opened)
         if round_ == 0:
             spared = alive(opened, _all(services), _listen)
+        by_name = owners(known(opened), _all(services))
         wanted = {
-            name: _wanted(opened, told, spared, every, strangers)
+            name: _wanted(by_name, told, spared, every, strangers)
             for name, told in services.items()
             if not isinstance(told, str)
         }
@@ -73,17 +75,21 @@ def _listen() -> None:
     time.sleep(seconds)
 
 
-def _found(store: Store, boxes: list[Box], spared: set[str]) -> Sorted:
-    found = sorted_out(owners(store, boxes), boxes)
+def _found(by_name: Mapping[str, Known], boxes: list[Box], spared: set[str]) -> Sorted:
+    found = sorted_out(by_name, boxes)
     heard = [box for box in found.idle if box.id in spared]
     idle = [box for box in found.idle if box.id not in spared]
     return Sorted(found.live + heard, idle, found.strange)
 
 
 def _wanted(
-    store: Store, boxes: list[Box], spared: set[str], every: bool, strangers: bool
+    by_name: Mapping[str, Known],
+    boxes: list[Box],
+    spared: set[str],
+    every: bool,
+    strangers: bool,
 ) -> list[Box]:
-    found = _found(store, boxes, spared)
+    found = _found(by_name, boxes, spared)
     return found.idle + (found.live if every else []) + (found.strange if strangers else [])
 
 
@@ -94,7 +100,8 @@ def _reaped(
     silent = {name: told for name, told in services.items() if isinstance(told, str)}
     for name, why in silent.items():
         click.echo(f"{name} was not asked: {why}", err=True)
-    found = _found(store, _all(services), spared)
+    boxes = _all(services)
+    found = _found(owners(known(store), boxes), boxes, spared)
     left = found.idle + (found.live if every else [])
     for box in left:
         click.echo(f"still there: {named(box)}", err=True)
