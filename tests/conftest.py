@@ -10,6 +10,14 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_configure(config) -> None:
+    """Compile the tokenizer before there are workers: once, and not in the midst of a test."""
+    if not hasattr(config, "workerinput"):
+        from model.fast.build import kernels
+
+        kernels()
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
     """A small text for the toy pipeline."""
