@@ -2,12 +2,17 @@
 
 import contextlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # before torch is imported, here and in what tests start: see toys.py
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# what a script starts in the background ignores Ctrl-C, which tests send
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config) -> None:
