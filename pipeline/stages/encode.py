@@ -26,7 +26,9 @@ from pipeline.stage import Context
 from pipeline.ui import human_bytes
 from pipeline.workers import Workers
 
-SMALL = 2 * SIZE  # bytes of text for which no process is started, unless somebody asks for it
+# bytes of text for which no process is started, unless somebody asks for it: two need a quarter of
+# a second to be ready, and save no more than that
+SMALL = 6 * SIZE
 MOST = 16  # workers, unless somebody asks for more: this process joins what they encode
 
 
@@ -73,7 +75,7 @@ def _encode(
 ) -> None:
     """Encode what is not there yet, and join it."""
     for left in encoder.folder.glob("*.part"):
-        left.unlink()  # of a process that was killed
+        left.unlink(missing_ok=True)  # of a process that was killed, or is about to end
     missing = _look(context, encoder, joined)
     done = total - sum(shard.bytes for shard in missing)
     if done:
