@@ -50,7 +50,7 @@ def test_killed_before_every_act(tmp_path, monkeypatch, encoded):
         done = case.described()
         encoded.clear()
         assert case.run() == expected
-        assert len(encoded) == total - done
+        assert len(encoded) == total - done and not list(case.kept.glob("*.shard"))
         assert case.run() == expected  # killed when all was there, but not the stage's result
         assert len(encoded) == total - done
     assert acts > 4 * total > 16
@@ -140,7 +140,9 @@ def test_what_is_published_is_not_written_to(case, encoded):
     max(case.kept.glob("train-*.json")).write_text("{}")
     case.kept.joinpath("train.tokens").chmod(0o444)
     assert case.run() == expected and len(encoded) == 1
-    assert (case.folder / "out0" / "train.tokens").read_bytes() == expected["train.tokens"]
+    published = case.folder / "out0" / "train.tokens"
+    assert published.read_bytes() == expected["train.tokens"]
+    assert not published.samefile(case.kept / "train.tokens")
 
 
 RUN = """

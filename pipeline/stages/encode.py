@@ -43,6 +43,7 @@ def run(context: Context) -> dict[str, object]:
         parts = shards(name, Path(files[f"{name}.text"]), Path(files[f"{name}.ends"]), SIZE)
         joined[name] = Joined(encoder, list(parts))
     _encode(context, encoder, files, joined, sum(sizes.values()))
+    assert all(each.whole for each in joined.values())
     described: dict[str, object] = {
         "vocab_size": encoder.tokenizer.vocab_size,
         "end_of_text": encoder.tokenizer.end_of_text,
