@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import statistics
@@ -107,9 +108,16 @@ def one(folder: Path, workers: int) -> None:
         out,
         kept=lambda: kept,
     )
-    started = time.perf_counter()
+    started, used = time.perf_counter(), cpu_seconds()
     encode.run(context)
-    print(time.perf_counter() - started)
+    told = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - used}
+    print(json.dumps(told))
+
+
+def cpu_seconds() -> float:
+    """What this process and those that it has waited for have used."""
+    told = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in told)
 
 
 # what is measured
@@ -145,8 +153,8 @@ class Run:
         if self.process.returncode:
             raise SystemExit(f"the stage ended with {self.process.returncode}")
         assert self.process.stdout is not None
-        seconds = float(self.process.stdout.read())
-        return {"seconds": seconds, "peak_mib": sum(self.peaks.values())}
+        told = json.loads(self.process.stdout.read())
+        return {**told, "peak_mib": sum(self.peaks.values())}
 
     def done(self) -> int:
         return len(list((self.folder / "kept").glob("*.json")))
@@ -210,6 +218,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
         seconds = statistics.median(run["seconds"] for run in told)
         result[f"workers {workers}"] = {
             "seconds": spread([run["seconds"] for run in told]),
+            "cpu_seconds": spread([run["cpu_seconds"] for run in told]),
             "megabytes_per_second": size / 1e6 / seconds,
             "peak_mib": max(run["peak_mib"] for run in told),
         }

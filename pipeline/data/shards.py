@@ -30,7 +30,7 @@ from pipeline.hashing import canonical, file_digest
 from pipeline.tokens import token_type
 from pipeline.workers import serve
 
-SIZE = 8 << 20  # bytes of text in a shard, more or less
+SIZE = 4 << 20  # bytes of text in a shard, more or less
 _WINDOW = 1 << 16  # bytes looked at for a cut at once
 _CHUNK = 1 << 18  # tokens written at once
 

@@ -28,7 +28,7 @@ from pipeline.workers import Workers
 
 # bytes of text for which no process is started, unless somebody asks for it: two need a quarter of
 # a second to be ready, and save no more than that
-SMALL = 6 * SIZE
+SMALL = 48 << 20
 MOST = 16  # workers, unless somebody asks for more: this process joins what they encode
 
 
