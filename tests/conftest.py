@@ -52,6 +52,30 @@ def shakespeare() -> Path:
     return path
 
 
+@pytest.fixture
+def case(tmp_path, monkeypatch):
+    """Inputs for the stage ``encode``, to be cut into many shards."""
+    from encoding import SIZE, Case, documents
+
+    monkeypatch.setattr("pipeline.stages.encode.SIZE", SIZE)
+    return Case(tmp_path, documents(0), documents(1)[:12])
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[str]:
+    """Names of the shards that this process encodes."""
+    from pipeline.data.shards import Encoder
+
+    names, really = [], Encoder.encode
+
+    def encode(self, shard):
+        names.append(shard.name)
+        really(self, shard)
+
+    monkeypatch.setattr(Encoder, "encode", encode)
+    return names
+
+
 @pytest.fixture(scope="module")
 def endpoint():
     """The address of an S3 server of one's own, with the bucket ``runs``."""

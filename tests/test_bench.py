@@ -41,6 +41,14 @@ def test_decodings_script():
     assert "'way': 'graph'" in told and "failed" not in told
 
 
+def test_encodings_script(tmp_path):
+    corpus = write_corpus(tmp_path / "text.txt")
+    told = bench("encode.py", corpus, "--megabytes", 100, "--rounds", 1, "--dry")
+    result = json.loads(told[told.index("{\n") :])
+    assert result["killed"]["kills"] == 5 and result["killed"]["same_bytes"]
+    assert result["killed"]["encoded_twice_mb"] < result["megabytes"]
+
+
 def test_a_sweep(tmp_path):
     """All but its writing of results, which would leave a file in the tree."""
     rows = tmp_path / "rows.toml"

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import StoreError
-from pipeline.store.locks import abandoned, hold
+from pipeline.store.locks import abandoned, hold, take
 from pipeline.store.storage import Report
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -148,6 +148,23 @@ class Disk:
                 yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def kept(self, name: str) -> Iterator[Path]:
+        """A directory under ``work/`` that outlives its process; an empty one if it is in use.
+
+        Two processes may be at the same work without knowing it; only one of them gets the name.
+        """
+        path = self.root / "work" / name
+        with self._explained():
+            path.mkdir(parents=True, exist_ok=True)
+            held = take(path)
+        if held is None:
+            with self.scratch() as other:
+                yield other
+        else:
+            with held:
+                yield path
 
     def sweep(self, older_than: float = 24 * 3600) -> None:
         """Remove temporary files that a process which died long ago left behind."""
