@@ -12,7 +12,6 @@ on with those that lack. The bytes are the same in any case.
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipeline.data.splits import Split
 from pipeline.errors import Interrupted
 from pipeline.machine import cores
 from pipeline.stage import Context
+from pipeline.store.disk import link
 from pipeline.ui import human_bytes
 from pipeline.workers import Workers
 
@@ -50,7 +50,7 @@ def run(context: Context) -> dict[str, object]:
     }
     for name, size in sizes.items():
         path = context.out / f"{name}.tokens"
-        os.link(joined[name].path, path)  # a kill before there is a result takes nothing away
+        link(joined[name].path, path)  # a kill before there is a result takes nothing away
         tokens = path.stat().st_size // encoder.type.itemsize
         described |= {f"{name}_tokens": tokens, f"{name}_bytes": size}
     text = json.dumps(described, indent=2) + "\n"

@@ -249,3 +249,15 @@ def _flush_directory(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file another name; copy it where that cannot be, as between two file systems.
+
+    The bytes may have two names then: replace such a file, never write into it.
+    """
+    target.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.link(source, target)
+        return
+    shutil.copyfile(source, target)
