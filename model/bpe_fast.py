@@ -15,7 +15,9 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from model.bpe_merges import Pair, Progress, to_bytes
+from model.bpe_count import count_words
+from model.bpe_merges import Pair, Progress
+from model.bpe_parts import Text
 from model.bpe_plain import id_type
 from model.fast import desk
 from model.fast.build import kernels
@@ -51,15 +53,16 @@ def _make_room(at: Desk, words: int) -> None:
 
 
 def learn(
-    texts: Iterable[str | bytes],
+    texts: Iterable[Text],
     pattern: str,
     byte_tokens: Sequence[int],
     room: int,
     min_pair_count: int,
     progress: Progress | None = None,
+    workers: int | None = None,
 ) -> list[Pair]:
-    """Up to `room` merges; see `bpe_merges.learn`."""
-    work = _count(texts, pattern, byte_tokens, progress)
+    """Up to `room` merges; see `bpe_merges.learn`. `workers`: see `count_words`."""
+    work = count_words(texts, pattern, byte_tokens, progress, workers)
     _begin(work, max(byte_tokens) + 1, max(1, min_pair_count))
     merges: list[Pair] = []
     found = np.empty((_AT_ONCE, 2), np.int32)
@@ -75,38 +78,13 @@ def learn(
     return merges
 
 
-def _count(
-    texts: Iterable[str | bytes],
-    pattern: str,
-    byte_tokens: Sequence[int],
-    progress: Progress | None,
-) -> Desk:
-    """A desk whose table holds the distinct pieces and how often each occurs."""
-    work = _new_desk(pattern, byte_tokens)
-    count = kernels().count
-    bytes_read = 0
-    for text in texts:
-        data = to_bytes(text)
-        while count(work.address, data, len(data)) != desk.DONE:
-            _make_room(work, len(data))
-        bytes_read += len(data)
-        if progress:
-            progress(bytes_read, None, "read")
-    return work
-
-
 def _begin(work: Desk, next_token: int, least: int) -> None:
-    """Turn counted pieces into words, and these into pairs; forget the pieces."""
-    words = np.empty(work[desk.ROOM], np.int32)
-    work.lend(desk.WORDS, words)
-    kernels().lay_words(work.address)
-    for field in (desk.TABLE, desk.POOL):
-        work.lend(field, np.zeros(1, work.arrays[field].dtype))
+    """Make a list of the words of each pair of bytes."""
     work[desk.TOKEN], work[desk.LEAST] = next_token, least
     work.new_table(desk.PAIRS, 18)
     for field, size, width, dtype in (
         (desk.HEAP, 1 << 17, 2, np.int64),
-        (desk.LISTS, len(words) + 1, 1, np.int32),
+        (desk.LISTS, work[desk.WORDS_SIZE] + 1, 1, np.int32),
         (desk.EVENTS, 1 << 16, 2, np.int32),
         (desk.SIDES, next_token + 1024, 8, np.int64),
         (desk.TOUCHED, next_token + 1024, 2, np.int32),

@@ -32,7 +32,7 @@ def to_bytes(text: str | bytes) -> bytes:
 
 def from_bytes(data: bytes) -> str:
     """Bytes read as UTF-8; one that is not becomes a lone surrogate, so that none is lost."""
-    return data.decode("utf-8", "surrogateescape")
+    return str(data, "utf-8", "surrogateescape")
 
 
 def learn(
@@ -42,9 +42,11 @@ def learn(
     room: int,
     min_pair_count: int,
     progress: Progress | None = None,
+    workers: int | None = None,
 ) -> list[Pair]:
     """Up to `room` merges from the texts; fewer if no pair is left that occurs `min_pair_count`
-    times. Byte b is the token `byte_tokens[b]`; new tokens come after those.
+    times. Byte b is the token `byte_tokens[b]`; new tokens come after those. `workers` is for
+    programs with threads, of which this is none.
     """
     pieces = count_pieces(texts, pattern, progress)
     chars = [chr(token) for token in byte_tokens]

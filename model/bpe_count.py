@@ -1,0 +1,213 @@
+"""Count the pieces of all texts, in several threads and in bounded memory.
+
+The calling thread reads the texts and makes parts of them (`bpe_parts`); threads count each into a
+small table of their own and empty that, when it is full, into the words that all share (see
+`fast/count.py`). The order of the words depends on who came first; what is learned from them does
+not.
+"""
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+
+import numpy as np
+
+from model.bpe_merges import Progress
+from model.bpe_parts import Part, Text, parts
+from model.fast import desk
+from model.fast.build import kernels
+from model.fast.desk import Desk
+
+MOST_WORKERS = 4  # by default: reading is one thread's work, and each has a table
+ALONE = 1 << 22  # bytes: not worth threads
+_FIRST_BITS = 12  # of the number of slots in the first tables
+TABLE_BITS = 18  # of the largest table of a thread: 8 MiB
+MOST_WORDS = (1 << 31) - 1  # int32 of all words: their places are int32 too
+_POOL = 1 << 18  # int32 for the longer pieces of a thread's table, but for one that needs more
+_FULL_BY = 0.7  # of the index: beyond that it doubles
+_HEARD = 0.1  # seconds between two reports
+
+
+def count_words(
+    texts: Iterable[Text],
+    pattern: str,
+    byte_tokens: Sequence[int],
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Desk:
+    """A desk with the words of all texts, one for each distinct piece of two bytes or more.
+
+    `workers`: how many threads count; None: as many as there are cores, up to MOST_WORKERS. Few
+    bytes are counted without any. ValueError: the words would have more than MOST_WORDS int32.
+    """
+    shared, given = _Shared(byte_tokens), _reported(parts(texts), progress)
+    workers = workers or min(MOST_WORKERS, _cores())
+    first: list[Part] = []
+    size = 0
+    while workers > 1 and size < ALONE and (part := next(given, None)):
+        first.append(part)
+        size += part.bytes
+    given = chain(first, given)
+    del first
+    if workers == 1 or size < ALONE:
+        worker = _Worker(shared, pattern)
+        for part in given:
+            worker.count(part)
+        worker.hand_over()
+    else:
+        _in_threads(given, [_Worker(shared, pattern) for _ in range(workers)])
+    return shared.finished()
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _reported(given: Iterator[Part], progress: Progress | None) -> Iterator[Part]:
+    """The parts; says how many bytes they have, now and then and at the end."""
+    done, due = 0, time.monotonic() + _HEARD
+    for part in given:
+        yield part
+        done += part.bytes
+        if progress and time.monotonic() >= due:
+            progress(done, None, "read")
+            due = time.monotonic() + _HEARD
+    if progress:
+        progress(done, None, "read")
+
+
+def _in_threads(given: Iterator[Part], workers: "list[_Worker]") -> None:
+    """Let each worker count in a thread. What one of them, or `given`, raises ends them all."""
+    waiting: queue.Queue[Part | None] = queue.Queue(len(workers))
+    stopped, errors = threading.Event(), []
+
+    def work(worker: _Worker) -> None:
+        try:
+            while part := waiting.get():
+                worker.count(part, stopped)
+            if not stopped.is_set():
+                worker.hand_over()
+        except BaseException as error:
+            errors.append(error)
+            stopped.set()
+            while waiting.get():  # whoever gives must not wait
+                pass
+
+    threads = [threading.Thread(target=work, args=(w,), daemon=True) for w in workers]
+    for thread in threads:
+        thread.start()
+    try:
+        for part in given:
+            waiting.put(part)
+            if stopped.is_set():
+                break
+    except BaseException:
+        stopped.set()
+        raise
+    finally:
+        for _ in threads:
+            waiting.put(None)
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
+
+
+class _Worker:
+    """Counts parts into a table of its own."""
+
+    def __init__(self, shared: "_Shared", pattern: str) -> None:
+        self._shared, self._kernels = shared, kernels()
+        self._desk = work = Desk()
+        work.lend(desk.CLASSES, desk.kinds())
+        work[desk.MODE] = desk.MODES[pattern]
+        work.lend(desk.AHEAD, np.zeros(4 * desk.PIECES_AHEAD, np.int64))
+        work.new_table(bits=min(_FIRST_BITS, TABLE_BITS))
+        work[desk.POOL_SIZE] = min(1 << _FIRST_BITS, _POOL)
+        work.lend(desk.POOL, np.zeros(work[desk.POOL_SIZE], np.int32))
+
+    def count(self, part: Part, stopped: threading.Event | None = None) -> None:
+        """Count a part, or leave off when `stopped` is set."""
+        work, documents = self._desk, len(part.bounds) - 1
+        arguments = (work.address, part.address, part.bounds.ctypes.data, documents, part.beyond)
+        while (stopped is None or not stopped.is_set()) and (
+            answer := self._kernels.count(*arguments)
+        ) != desk.DONE:
+            if answer == desk.FULL_TABLE:
+                self._make_room()
+
+    def _make_room(self) -> None:
+        """For one more entry, and for NEED more bytes in the pool."""
+        work = self._desk
+        words = (work[desk.NEED] + 3) >> 2
+        if work[desk.USED] >= work[desk.LIMIT]:
+            bits = 64 - work[desk.SHIFT]
+            if bits < TABLE_BITS:
+                work.grow_table(self._kernels.move, times=min(2, TABLE_BITS - bits))
+            else:
+                self.hand_over()
+        elif work[desk.POOL_USED] + words > _POOL and work[desk.POOL_USED]:
+            self.hand_over()
+        else:
+            work.grow(desk.POOL, desk.POOL_SIZE, work[desk.POOL_USED] + words)
+
+    def hand_over(self) -> None:
+        """Empty the table into the words."""
+        self._shared.absorb(self._desk)
+
+
+class _Shared:
+    """The words of all workers."""
+
+    def __init__(self, byte_tokens: Sequence[int]) -> None:
+        self._lock, self._kernels = threading.Lock(), kernels()
+        self._desk = Desk()
+        self._desk.lend(desk.BYTE_TOKENS, np.array(byte_tokens, np.int32))
+        self._desk.lend(desk.WORDS, np.zeros(1 << _FIRST_BITS, np.int32))
+        self._desk[desk.WORDS_ROOM] = 1 << _FIRST_BITS
+        self._desk.lend(desk.INDEX, np.zeros(1 << _FIRST_BITS, np.int64))
+        self._desk[desk.INDEX_SHIFT] = desk.TAG_BITS - _FIRST_BITS
+
+    def absorb(self, counted: Desk) -> None:
+        """Take over what a worker's desk has counted, and leave its table empty."""
+        words = self._desk
+        with self._lock:
+            self._grow_index(words[desk.INDEX_USED] + counted[desk.USED])
+            while self._kernels.absorb(counted.address, words.address) != desk.DONE:
+                self._grow_words()
+
+    def _grow_index(self, most: int) -> None:
+        """Room for so many words, before they come: they come in the order of their slots, and
+        would crowd the first ones of an index that is too small for all of them.
+        """
+        words, old = self._desk, self._desk.arrays[desk.INDEX]
+        bits = len(old).bit_length() - 1
+        while most > _FULL_BY * (1 << bits):
+            bits += 1
+        if 1 << bits > len(old):
+            words.lend(desk.INDEX, np.zeros(1 << bits, np.int64))
+            words[desk.INDEX_SHIFT] = desk.TAG_BITS - bits
+            self._kernels.move_index(words.address, old.ctypes.data, len(old))
+
+    def _grow_words(self) -> None:
+        words = self._desk
+        if words[desk.NEED] > MOST_WORDS:
+            raise ValueError(
+                f"the texts have {words[desk.INDEX_USED]:,} distinct pieces, whose bytes are more "
+                f"than {MOST_WORDS:,} numbers can hold: train on a part of them"
+            )
+        words.grow(desk.WORDS, desk.WORDS_ROOM, words[desk.NEED])
+
+    def finished(self) -> Desk:
+        """The words, without room for more."""
+        words = self._desk
+        words.arrays[desk.WORDS].resize(words[desk.WORDS_SIZE], refcheck=False)
+        words.lend(desk.WORDS, words.arrays[desk.WORDS])
+        words.lend(desk.INDEX, np.zeros(1, np.int64))
+        return words
