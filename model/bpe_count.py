@@ -24,6 +24,7 @@ from model.fast.desk import Desk
 MOST_WORKERS = 4  # by default: reading is one thread's work, and each has a table
 ALONE = 1 << 22  # bytes: not worth threads
 _FIRST_BITS = 12  # of the number of slots in the first tables
+_FIRST_WORDS = 1 << 16  # int32
 TABLE_BITS = 18  # of the largest table of a thread: 8 MiB
 MOST_WORDS = (1 << 31) - 1  # int32 of all words: their places are int32 too
 _POOL = 1 << 18  # int32 for the longer pieces of a thread's table, but for one that needs more
@@ -70,16 +71,34 @@ def _cores() -> int:
 
 
 def _reported(given: Iterator[Part], progress: Progress | None) -> Iterator[Part]:
-    """The parts; says how many bytes they have, now and then and at the end."""
-    done, due = 0, time.monotonic() + _HEARD
+    """The parts; says how many bytes they have."""
+    done, report = 0, Report(progress, None, "read")
     for part in given:
         yield part
         done += part.bytes
-        if progress and time.monotonic() >= due:
-            progress(done, None, "read")
-            due = time.monotonic() + _HEARD
-    if progress:
-        progress(done, None, "read")
+        report(done)
+    report.end(done)
+
+
+class Report:
+    """Tells `progress` how far the work is: ten times a second, if it is asked to, and at the end.
+
+    Telling may cost more than the work between two times.
+    """
+
+    def __init__(self, progress: Progress | None, total: int | None, what: str) -> None:
+        self._progress, self._total, self._what = progress, total, what
+        self._told, self._due = 0, time.monotonic() + _HEARD
+
+    def __call__(self, done: int) -> None:
+        if self._progress and time.monotonic() >= self._due:
+            self.end(done)
+            self._due = time.monotonic() + _HEARD
+
+    def end(self, done: int) -> None:
+        if self._progress and done != self._told:
+            self._told = done
+            self._progress(done, self._total, self._what)
 
 
 def _in_threads(given: Iterator[Part], workers: "list[_Worker]") -> None:
@@ -169,8 +188,8 @@ class _Shared:
         self._lock, self._kernels = threading.Lock(), kernels()
         self._desk = Desk()
         self._desk.lend(desk.BYTE_TOKENS, np.array(byte_tokens, np.int32))
-        self._desk.lend(desk.WORDS, np.zeros(1 << _FIRST_BITS, np.int32))
-        self._desk[desk.WORDS_ROOM] = 1 << _FIRST_BITS
+        self._desk.lend(desk.WORDS, np.zeros(_FIRST_WORDS, np.int32))
+        self._desk[desk.WORDS_ROOM] = _FIRST_WORDS
         self._desk.lend(desk.INDEX, np.zeros(1 << _FIRST_BITS, np.int64))
         self._desk[desk.INDEX_SHIFT] = desk.TAG_BITS - _FIRST_BITS
 

@@ -15,7 +15,7 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from model.bpe_count import count_words
+from model.bpe_count import Report, count_words
 from model.bpe_merges import Pair, Progress
 from model.bpe_parts import Text
 from model.bpe_plain import id_type
@@ -65,16 +65,16 @@ def learn(
     work = count_words(texts, pattern, byte_tokens, progress, workers)
     _begin(work, max(byte_tokens) + 1, max(1, min_pair_count))
     merges: list[Pair] = []
-    found = np.empty((_AT_ONCE, 2), np.int32)
+    found, report = np.empty((_AT_ONCE, 2), np.int32), Report(progress, room, "merge")
     while len(merges) < room and work[desk.LEFT] >= 0:
         most = min(_AT_ONCE, room - len(merges))
         answer = kernels().learn(work.address, found.ctypes.data, most)
         if new := work[desk.MERGES]:
             merges += map(tuple, found[:new].tolist())
-            if progress:
-                progress(len(merges), room, "merge")
-        if answer != desk.DONE:
+        report(len(merges))
+        if answer not in (desk.DONE, desk.PAUSE):
             _give(work, answer)
+    report.end(len(merges))
     return merges
 
 
@@ -107,7 +107,8 @@ _SIZE_OF = {
 def _give(work: Desk, lacking: int) -> None:
     """What the kernel `learn` has too little of."""
     if lacking == desk.FULL_PAIRS:
-        work.grow_table(kernels().move_pairs, desk.PAIRS, times=2)
+        times = 2 if work[desk.PAIRS_USED] < 1 << 18 else 1
+        work.grow_table(kernels().move_pairs, desk.PAIRS, times)
     elif lacking == desk.FULL_HEAP:
         work.grow(desk.HEAP, desk.HEAP_SIZE, 0, width=2)
     elif lacking == desk.FULL_LISTS:

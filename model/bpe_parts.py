@@ -91,9 +91,10 @@ def _cut(text: Text) -> Iterator[Part]:
             bounds = np.array([0, end - begin], np.int64)
             yield Part(data, data.ctypes.data + begin, bounds, len(text) - end)
         else:
-            part, beyond = to_bytes(text[begin:end]), to_bytes(text[end : end + 1])
-            both = np.frombuffer(part + beyond, np.uint8)
-            yield Part(both, both.ctypes.data, np.array([0, len(part)], np.int64), len(beyond))
+            beyond = len(to_bytes(text[end : end + 1]))
+            own = np.frombuffer(to_bytes(text[begin : end + 1]), np.uint8)
+            bounds = np.array([0, len(own) - beyond], np.int64)
+            yield Part(own, own.ctypes.data, bounds, beyond)
         begin = end
 
 

@@ -31,6 +31,7 @@ def tiny(monkeypatch) -> None:
     monkeypatch.setattr(bpe_count, "ALONE", 0)
     monkeypatch.setattr(bpe_count, "TABLE_BITS", 3)
     monkeypatch.setattr(bpe_count, "_POOL", 8)
+    monkeypatch.setattr(bpe_count, "_FIRST_WORDS", 8)
 
 
 def small_tables() -> pytest.MonkeyPatch:

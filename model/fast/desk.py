@@ -44,7 +44,7 @@ FULL_OUT, FULL_SCRATCH, FULL_WORDS, PAUSE = range(7, 11)
 
 _FIRST_BITS = 12  # of the number of slots in a new table
 _SLOT = 4  # words of an entry
-_LARGE = 1 << 25  # bytes: from here on the C library gives an array pages of its own
+_LARGE = 1 << 23  # bytes: from about here on the C library gives an array pages of its own
 
 
 class Desk:
