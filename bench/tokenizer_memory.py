@@ -179,7 +179,7 @@ def in_own_process(subject: str, base: Path, megabytes: int, peers: Path | None)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"ended with {done.returncode}"]
         return {"failed": last[0]}
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])  # gigatoken prints, too
 
 
 def main() -> None:

@@ -10,8 +10,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ _FIRST_WORDS = 1 << 16  # int32
 TABLE_BITS = 18  # of the largest table of a thread: 8 MiB
 MOST_WORDS = (1 << 31) - 1  # int32 of all words: their places are int32 too
 _POOL = 1 << 18  # int32 for the longer pieces of a thread's table, but for one that needs more
+_ENOUGH = 1 << 23  # bytes counted in one call
 _FULL_BY = 0.7  # of the index: beyond that it doubles
 _HEARD = 0.1  # seconds between two reports
 
@@ -104,19 +106,21 @@ class Report:
 def _in_threads(given: Iterator[Part], workers: "list[_Worker]") -> None:
     """Let each worker count in a thread. What one of them, or `given`, raises ends them all."""
     waiting: queue.Queue[Part | None] = queue.Queue(len(workers))
-    stopped, errors = threading.Event(), []
+    stopped, errors = threading.Event(), list[BaseException]()
 
-    def work(worker: _Worker) -> None:
+    def attempt(do: Callable[..., None], *arguments: Any) -> None:
+        if stopped.is_set():
+            return
         try:
-            while part := waiting.get():
-                worker.count(part, stopped)
-            if not stopped.is_set():
-                worker.hand_over()
+            do(*arguments)
         except BaseException as error:
             errors.append(error)
             stopped.set()
-            while waiting.get():  # whoever gives must not wait
-                pass
+
+    def work(worker: _Worker) -> None:
+        while part := waiting.get():  # to the end, also when stopped: whoever gives must not wait
+            attempt(worker.count, part, stopped)
+        attempt(worker.hand_over)
 
     threads = [threading.Thread(target=work, args=(w,), daemon=True) for w in workers]
     for thread in threads:
@@ -145,7 +149,7 @@ class _Worker:
         self._shared, self._kernels = shared, kernels()
         self._desk = work = Desk()
         work.lend(desk.CLASSES, desk.kinds())
-        work[desk.MODE] = desk.MODES[pattern]
+        work[desk.MODE], work[desk.ENOUGH] = desk.MODES[pattern], _ENOUGH
         work.lend(desk.AHEAD, np.zeros(4 * desk.PIECES_AHEAD, np.int64))
         work.new_table(bits=min(_FIRST_BITS, TABLE_BITS))
         work[desk.POOL_SIZE] = min(1 << _FIRST_BITS, _POOL)

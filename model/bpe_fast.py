@@ -24,6 +24,7 @@ from model.fast.build import kernels
 from model.fast.desk import Desk
 
 _AT_ONCE = 1024  # merges learned in one call
+_ENOUGH = 1 << 20  # words rewritten in one call, but for the last merge of several
 _OUT = 1 << 15  # tokens encoded in one call, and a piece more
 _FEW = 100  # ids: a list of so few is made at once
 _MOST_ENTRIES = 1 << 20  # known pieces when encoding: some 90 MB, then it forgets and begins anew
@@ -80,7 +81,7 @@ def learn(
 
 def _begin(work: Desk, next_token: int, least: int) -> None:
     """Make a list of the words of each pair of bytes."""
-    work[desk.TOKEN], work[desk.LEAST] = next_token, least
+    work[desk.TOKEN], work[desk.LEAST], work[desk.ENOUGH] = next_token, least, _ENOUGH
     work.new_table(desk.PAIRS, 18)
     for field, size, width, dtype in (
         (desk.HEAP, 1 << 17, 2, np.int64),

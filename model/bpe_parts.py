@@ -60,7 +60,7 @@ def parts(texts: Iterable[Text]) -> Iterator[Part]:
     documents: list[bytes | memoryview] = []
     size, due = 0, time.monotonic() + _SLOW
     for text in texts:
-        if isinstance(text, memoryview):
+        if isinstance(text, memoryview) and len(text) != text.nbytes:
             text = text.cast("B")
         if len(text) > PART:
             yield from _cut(text)

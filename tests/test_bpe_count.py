@@ -32,6 +32,8 @@ def tiny(monkeypatch) -> None:
     monkeypatch.setattr(bpe_count, "TABLE_BITS", 3)
     monkeypatch.setattr(bpe_count, "_POOL", 8)
     monkeypatch.setattr(bpe_count, "_FIRST_WORDS", 8)
+    monkeypatch.setattr(bpe_count, "_ENOUGH", 20)
+    monkeypatch.setattr(bpe_fast, "_ENOUGH", 3)
 
 
 def small_tables() -> pytest.MonkeyPatch:
@@ -50,7 +52,7 @@ def some_words(many: int, seed: int = 1) -> bytes:
 
 @pytest.mark.parametrize("pattern", _MODES)
 @given(text=_cuttable)
-@settings(max_examples=400, **_EXACTLY)
+@settings(max_examples=200, **_EXACTLY)
 def test_a_piece_ends_wherever_a_text_may_be_cut(pattern: str, text: bytes) -> None:
     ends, at = {0}, 0
     for piece in split(from_bytes(text), pattern):
@@ -79,7 +81,7 @@ def test_a_cut_is_found_across_windows(monkeypatch) -> None:
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
 @pytest.mark.parametrize("pattern", _MODES)
 @given(texts=st.lists(_cuttable, max_size=4))
-@settings(max_examples=40, **_EXACTLY)
+@settings(max_examples=30, **_EXACTLY)
 def test_any_parts_and_workers_count_alike(pattern, workers, texts) -> None:
     patch = small_tables()
     try:
@@ -90,7 +92,7 @@ def test_any_parts_and_workers_count_alike(pattern, workers, texts) -> None:
 
 @pytest.mark.parametrize("pattern", _MODES)
 @given(text=st.text(max_size=40), more=_cuttable)
-@settings(max_examples=100, **_EXACTLY)
+@settings(max_examples=60, **_EXACTLY)
 def test_any_kind_of_text_counts_alike(pattern, text, more) -> None:
     texts = [text, "it is \n  so\n中 ſ " + text, memoryview(b"__" + more)[2:], more]
     patch = small_tables()
@@ -182,28 +184,47 @@ def test_too_many_distinct_pieces_are_an_error(tiny, monkeypatch, workers: int) 
     assert next(texts, None) is not None  # not read to the end in vain
 
 
-class Watched:
-    """The kernels; says when counting has begun, and how often it was called."""
+def test_an_error_at_the_very_end_is_an_error_too(monkeypatch) -> None:
+    monkeypatch.setattr(bpe_count, "ALONE", 0)
+    monkeypatch.setattr(bpe_count, "MOST_WORDS", 5000)
+    monkeypatch.setattr(bpe_parts, "PART", 1 << 10)
+    before = set(threading.enumerate())
+    with pytest.raises(ValueError, match="distinct pieces"):
+        counted([some_words(5000)], "gpt2", 4)
+    assert nothing_runs(before)
 
-    def __init__(self) -> None:
+
+class Watched:
+    """The kernels; says when counting has begun, and goes on when the workers are to stop."""
+
+    def __init__(self, monkeypatch) -> None:
         self.begun, self.calls = threading.Event(), 0
+        self._kernels, count = kernels(), bpe_count._Worker.count
+
+        def noting(worker: bpe_count._Worker, part: bpe_parts.Part, stopped: threading.Event):
+            self._stopped = stopped
+            count(worker, part, stopped)
+
+        monkeypatch.setattr(bpe_count._Worker, "count", noting)
+        monkeypatch.setattr(bpe_count, "kernels", lambda: self)
 
     def __getattr__(self, name: str):
-        return getattr(kernels(), name)
+        return getattr(self._kernels, name)
 
     def count(self, *arguments: int) -> int:
         self.calls += 1
+        answer = self._kernels.count(*arguments)
         self.begun.set()
-        return kernels().count(*arguments)
+        assert self._stopped.wait(60)
+        return answer
 
 
 def test_ctrl_c_does_not_wait_for_a_huge_text(monkeypatch) -> None:
-    huge = "。中".encode() * 8_000_000  # nowhere to cut; six calls
-    watched = Watched()
-    monkeypatch.setattr(bpe_count, "kernels", lambda: watched)
+    monkeypatch.setattr(bpe_count, "_ENOUGH", 1 << 20)
+    watched = Watched(monkeypatch)
 
     def texts() -> Iterator[bytes]:
-        yield huge
+        yield "。中".encode() * 1_000_000  # nowhere to cut; six calls
         assert watched.begun.wait(60)
         signal.raise_signal(signal.SIGINT)
 
@@ -211,7 +232,7 @@ def test_ctrl_c_does_not_wait_for_a_huge_text(monkeypatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         counted(texts(), "gpt2", 2)
     assert nothing_runs(before)
-    assert watched.calls < 4
+    assert watched.calls == 1
 
 
 def test_progress_comes_now_and_then(monkeypatch) -> None:

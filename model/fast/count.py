@@ -13,6 +13,7 @@ from model.fast.desk import (
     BYTE_TOKENS,
     DOCUMENT,
     DONE,
+    ENOUGH,
     FULL_TABLE,
     FULL_WORDS,
     INDEX,
@@ -54,7 +55,6 @@ from model.fast.table import (
 HEAD = 3
 # A slot of the index: the topmost bits of a hash, then where in `words` the word is, plus 1; or 0.
 _PLACE = 0xFFFFFFFF
-_ENOUGH = 1 << 23  # bytes counted in one call, for whoever wants to interrupt
 _FETCH = 64  # entries are 4 long: the words of those 16 slots ahead are asked for
 
 
@@ -68,7 +68,7 @@ def count(desk_address, text_address, bounds_address, documents, beyond):
     desk, text, bounds = longs_at(desk_address), bytes_at(text_address), longs_at(bounds_address)
     table, shift, pool = table_of(desk)
     at, ahead, document = desk[AT], longs_at(desk[AHEAD]), desk[DOCUMENT]
-    enough = at + _ENOUGH
+    enough = at + desk[ENOUGH]
     while document < documents:
         stop = bounds[document + 1]
         size = stop if document + 1 < documents else stop + beyond

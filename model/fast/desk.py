@@ -34,7 +34,9 @@ STARTS, BYTES, TOKENS = range(45, 48)
 AHEAD = 48
 # counting: where in `words` each word is, see count.py; how much there may be in `words`
 INDEX, INDEX_SHIFT, INDEX_USED, WORDS_ROOM = range(49, 53)
-FIELDS = 53
+# bytes counted or words rewritten in one call, for whoever wants to watch or interrupt
+ENOUGH = 53
+FIELDS = 54
 PIECES_AHEAD = 16
 TAG_BITS = 31  # of a hash, in a slot of the index
 

@@ -16,6 +16,7 @@ for each occurrence; and a pair that is born too rare is never written down, as 
 from model.fast.count import HEAD
 from model.fast.desk import (
     DONE,
+    ENOUGH,
     EVENTS,
     EVENTS_SIZE,
     EVENTS_USED,
@@ -56,7 +57,6 @@ from model.fast.pairs import find_pair, key_of_pair, new_pair
 # A row of `sides`, for x on the left of the new token, then for x on its right:
 _GAIN, _WORDS, _LATEST, _CURSOR = range(4)  # weight, words on the list, the last of these
 _SIDE, ROW = 4, 8
-_ENOUGH = 1 << 20  # words rewritten in one call, for whoever wants to watch or interrupt
 
 
 def learn(desk_address, found_address, most):
@@ -68,14 +68,14 @@ def learn(desk_address, found_address, most):
     desk, found = longs_at(desk_address), ints_at(found_address)
     desk[MERGES] = 0
     work = 0
-    while desk[MERGES] < most and work < _ENOUGH:
+    while desk[MERGES] < most and work < desk[ENOUGH]:
         if desk[LAST_WORD] == 0:
             if desk[SIDES_SIZE] <= desk[TOKEN]:
                 return FULL_SIDES
             if not _choose(desk):
                 desk[LEFT] = -1
                 return DONE
-        work += min(_ENOUGH, desk[LAST_WORD] - desk[NEXT_WORD])
+        work += min(desk[ENOUGH], desk[LAST_WORD] - desk[NEXT_WORD])
         full = _rewrite_words(desk)
         if full != DONE:
             return full
@@ -118,7 +118,7 @@ def _rewrite_words(desk):
     sides, touched = longs_at(desk[SIDES]), ints_at(desk[TOUCHED])
     events, used = ints_at(desk[EVENTS]), desk[EVENTS_USED]
     left, right, token = desk[LEFT], desk[RIGHT], desk[TOKEN]
-    many, last = desk[TOUCHED_USED], min(desk[LAST_WORD], desk[NEXT_WORD] + _ENOUGH)
+    many, last = desk[TOUCHED_USED], min(desk[LAST_WORD], desk[NEXT_WORD] + desk[ENOUGH])
     for i in range(desk[NEXT_WORD], last):
         word = value(lists, i)
         length = value(words, word + 2)
