@@ -25,7 +25,7 @@ from model.fast.desk import Desk
 MOST_WORKERS = 4  # by default: reading is one thread's work, and each has a table
 ALONE = 1 << 22  # bytes: not worth threads
 _FIRST_BITS = 12  # of the number of slots in the first tables
-_FIRST_WORDS = 1 << 16  # int32
+_FIRST_WORDS = 1 << 18  # int32
 TABLE_BITS = 18  # of the largest table of a thread: 8 MiB
 MOST_WORDS = (1 << 31) - 1  # int32 of all words: their places are int32 too
 _POOL = 1 << 18  # int32 for the longer pieces of a thread's table, but for one that needs more
@@ -226,6 +226,7 @@ class _Shared:
                 f"than {MOST_WORDS:,} numbers can hold: train on a part of them"
             )
         words.grow(desk.WORDS, desk.WORDS_ROOM, words[desk.NEED])
+        words[desk.WORDS_ROOM] = min(words[desk.WORDS_ROOM], MOST_WORDS)
 
     def finished(self) -> Desk:
         """The words, without room for more."""

@@ -23,7 +23,8 @@ from model.bpe_merges import to_bytes
 
 Text = str | bytes | memoryview
 
-PART = 1 << 20  # bytes, or characters of a str
+PART = 1 << 20  # bytes, or characters of a str that is larger than _WHOLE
+_WHOLE = 1 << 24  # characters of a str that is turned into bytes as a whole
 _DOCUMENTS = 1 << 16  # in a part
 _SLOW = 0.2  # seconds
 _WINDOW = 1 << 16  # bytes searched for a place to cut in one go
@@ -62,12 +63,13 @@ def parts(texts: Iterable[Text]) -> Iterator[Part]:
     for text in texts:
         if isinstance(text, memoryview) and len(text) != text.nbytes:
             text = text.cast("B")
+        elif isinstance(text, str) and len(text) <= _WHOLE:
+            text = to_bytes(text)
         if len(text) > PART:
             yield from _cut(text)
             continue
-        document = to_bytes(text)
-        documents.append(document)
-        size += len(document)
+        documents.append(text)
+        size += len(text)
         if size >= PART or len(documents) >= _DOCUMENTS or time.monotonic() >= due:
             yield _joined(documents)
             documents, size, due = [], 0, time.monotonic() + _SLOW

@@ -28,6 +28,7 @@ _cuttable = st.lists(
 def tiny(monkeypatch) -> None:
     """Every text is large, every table soon full."""
     monkeypatch.setattr(bpe_parts, "PART", 0)
+    monkeypatch.setattr(bpe_parts, "_WHOLE", 10)
     monkeypatch.setattr(bpe_count, "ALONE", 0)
     monkeypatch.setattr(bpe_count, "TABLE_BITS", 3)
     monkeypatch.setattr(bpe_count, "_POOL", 8)
@@ -187,11 +188,22 @@ def test_too_many_distinct_pieces_are_an_error(tiny, monkeypatch, workers: int) 
 def test_an_error_at_the_very_end_is_an_error_too(monkeypatch) -> None:
     monkeypatch.setattr(bpe_count, "ALONE", 0)
     monkeypatch.setattr(bpe_count, "MOST_WORDS", 5000)
+    monkeypatch.setattr(bpe_count, "_FIRST_WORDS", 8)
     monkeypatch.setattr(bpe_parts, "PART", 1 << 10)
     before = set(threading.enumerate())
     with pytest.raises(ValueError, match="distinct pieces"):
         counted([some_words(5000)], "gpt2", 4)
     assert nothing_runs(before)
+
+
+def test_the_last_place_is_used_and_none_behind_it(tiny, monkeypatch) -> None:
+    text = some_words(500)
+    needed = sum(3 + len(piece) for piece in plainly_counted([text], "gpt2"))
+    monkeypatch.setattr(bpe_count, "MOST_WORDS", needed)
+    assert counted([text], "gpt2", 1) == plainly_counted([text], "gpt2")
+    monkeypatch.setattr(bpe_count, "MOST_WORDS", needed - 1)
+    with pytest.raises(ValueError, match="distinct pieces"):
+        counted([text], "gpt2", 1)
 
 
 class Watched:

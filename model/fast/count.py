@@ -66,30 +66,38 @@ def count(desk_address, text_address, bounds_address, documents, beyond):
     An entry's third word is the count.
     """
     desk, text, bounds = longs_at(desk_address), bytes_at(text_address), longs_at(bounds_address)
-    table, shift, pool = table_of(desk)
-    at, ahead, document = desk[AT], longs_at(desk[AHEAD]), desk[DOCUMENT]
-    enough = at + desk[ENOUGH]
+    at, document = desk[AT], desk[DOCUMENT]
+    pause = at + desk[ENOUGH]
     while document < documents:
         stop = bounds[document + 1]
         size = stop if document + 1 < documents else stop + beyond
-        while at < stop:
-            if at >= enough:
-                desk[AT], desk[DOCUMENT] = at, document
-                return PAUSE
-            for i in range(look_ahead(desk, text, at, stop, size, size)):
-                length = ahead[4 * i] - at
-                low, high, slot = ahead[4 * i + 1], ahead[4 * i + 2], ahead[4 * i + 3]
-                entry = find(table, shift, pool, text, at, length, low, high, slot)
-                if table[entry + 1] == 0:
-                    if not has_room(desk, (length + 3) >> 2):
-                        desk[AT], desk[DOCUMENT], desk[NEED] = at, document, length
-                        return FULL_TABLE
-                    _enter(desk, table, pool, entry, text, at, length, low, high)
-                table[entry + 2] += 1
-                at += length
+        at = _count_some(desk, text, at, min(stop, pause), size)
+        if at < stop:
+            desk[AT], desk[DOCUMENT] = at, document
+            return PAUSE if at >= pause else FULL_TABLE
         document += 1
     desk[AT] = desk[DOCUMENT] = 0
     return DONE
+
+
+@seldom
+def _count_some(desk, text, at, stop, size):
+    """Count the pieces that begin before `stop`; returns how far it came."""
+    table, shift, pool = table_of(desk)
+    ahead = longs_at(desk[AHEAD])
+    while at < stop:
+        for i in range(look_ahead(desk, text, at, stop, size, size)):
+            length = ahead[4 * i] - at
+            low, high, slot = ahead[4 * i + 1], ahead[4 * i + 2], ahead[4 * i + 3]
+            entry = find(table, shift, pool, text, at, length, low, high, slot)
+            if table[entry + 1] == 0:
+                if not has_room(desk, (length + 3) >> 2):
+                    desk[NEED] = length
+                    return at
+                _enter(desk, table, pool, entry, text, at, length, low, high)
+            table[entry + 2] += 1
+            at += length
+    return at
 
 
 @part
