@@ -6,6 +6,7 @@ small table of their own and empty that, when it is full, into the words that al
 not.
 """
 
+import contextlib
 import os
 import queue
 import threading
@@ -46,22 +47,24 @@ def count_words(
     `workers`: how many threads count; None: as many as there are cores, up to MOST_WORKERS. Few
     bytes are counted without any. ValueError: the words would have more than MOST_WORDS int32.
     """
-    shared, given = _Shared(byte_tokens), _reported(parts(texts), progress)
+    shared, given = _Shared(byte_tokens), parts(texts)
+    report = Report(progress, None, "read")
     workers = workers or min(MOST_WORKERS, _cores())
     first: list[Part] = []
     size = 0
     while workers > 1 and size < ALONE and (part := next(given, None)):
         first.append(part)
         size += part.bytes
+        report(size)
     given = chain(first, given)
     del first
-    if workers == 1 or size < ALONE:
-        worker = _Worker(shared, pattern)
-        for part in given:
-            worker.count(part)
-        worker.hand_over()
+    many = workers if size >= ALONE else 1
+    own = [_Worker(shared, pattern) for _ in range(many)]
+    if many == 1:
+        _alone(given, own[0], report)
     else:
-        _in_threads(given, [_Worker(shared, pattern) for _ in range(workers)])
+        _in_threads(given, own, report)
+    report.end(sum(worker.done for worker in own))
     return shared.finished()
 
 
@@ -72,20 +75,10 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _reported(given: Iterator[Part], progress: Progress | None) -> Iterator[Part]:
-    """The parts; says how many bytes they have."""
-    done, report = 0, Report(progress, None, "read")
-    for part in given:
-        yield part
-        done += part.bytes
-        report(done)
-    report.end(done)
-
-
 class Report:
-    """Tells `progress` how far the work is: ten times a second, if it is asked to, and at the end.
+    """Tells `progress` how far the work is: ten times a second, if asked so often, and at the end.
 
-    Telling may cost more than the work between two times.
+    Telling may cost more than the work between two times. What is told never falls.
     """
 
     def __init__(self, progress: Progress | None, total: int | None, what: str) -> None:
@@ -94,17 +87,33 @@ class Report:
 
     def __call__(self, done: int) -> None:
         if self._progress and time.monotonic() >= self._due:
-            self.end(done)
+            self._told = max(done, self._told)
+            self._progress(self._told, self._total, self._what)
             self._due = time.monotonic() + _HEARD
 
     def end(self, done: int) -> None:
         if self._progress and done != self._told:
-            self._told = done
             self._progress(done, self._total, self._what)
 
 
-def _in_threads(given: Iterator[Part], workers: "list[_Worker]") -> None:
-    """Let each worker count in a thread. What one of them, or `given`, raises ends them all."""
+def _alone(given: Iterator[Part], worker: "_Worker", report: Report) -> None:
+    """Let the worker count in the calling thread."""
+
+    def go_on() -> bool:
+        report(worker.done)
+        return True
+
+    for part in given:
+        worker.count(part, go_on)
+        report(worker.done)
+    worker.hand_over()
+
+
+def _in_threads(given: Iterator[Part], workers: "list[_Worker]", report: Report) -> None:
+    """Let each worker count in a thread. What any of them, `given` or `report` raises ends all.
+
+    The calling thread never waits long without reporting, as that may raise what ends the work.
+    """
     waiting: queue.Queue[Part | None] = queue.Queue(len(workers))
     stopped, errors = threading.Event(), list[BaseException]()
 
@@ -119,34 +128,49 @@ def _in_threads(given: Iterator[Part], workers: "list[_Worker]") -> None:
 
     def work(worker: _Worker) -> None:
         while part := waiting.get():  # to the end, also when stopped: whoever gives must not wait
-            attempt(worker.count, part, stopped)
+            attempt(worker.count, part, lambda: not stopped.is_set())
         attempt(worker.hand_over)
+
+    def tell() -> None:
+        if not stopped.is_set():
+            report(sum(worker.done for worker in workers))
+
+    def give(part: Part | None) -> None:
+        while True:
+            tell()
+            with contextlib.suppress(queue.Full):
+                return waiting.put(part, timeout=_HEARD)
+
+    def end() -> None:
+        for _ in threads:
+            give(None)
+        for thread in threads:
+            while thread.is_alive():
+                tell()
+                thread.join(_HEARD)
 
     threads = [threading.Thread(target=work, args=(w,), daemon=True) for w in workers]
     for thread in threads:
         thread.start()
     try:
         for part in given:
-            waiting.put(part)
+            give(part)
             if stopped.is_set():
                 break
+        end()
     except BaseException:
         stopped.set()
+        end()
         raise
-    finally:
-        for _ in threads:
-            waiting.put(None)
-        for thread in threads:
-            thread.join()
     if errors:
         raise errors[0]
 
 
 class _Worker:
-    """Counts parts into a table of its own."""
+    """Counts parts into a table of its own; `done` says how many bytes."""
 
     def __init__(self, shared: "_Shared", pattern: str) -> None:
-        self._shared, self._kernels = shared, kernels()
+        self._shared, self._kernels, self.done = shared, kernels(), 0
         self._desk = work = Desk()
         work.lend(desk.CLASSES, desk.kinds())
         work[desk.MODE], work[desk.ENOUGH] = desk.MODES[pattern], _ENOUGH
@@ -155,15 +179,17 @@ class _Worker:
         work[desk.POOL_SIZE] = min(1 << _FIRST_BITS, _POOL)
         work.lend(desk.POOL, np.zeros(work[desk.POOL_SIZE], np.int32))
 
-    def count(self, part: Part, stopped: threading.Event | None = None) -> None:
-        """Count a part, or leave off when `stopped` is set."""
-        work, documents = self._desk, len(part.bounds) - 1
+    def count(self, part: Part, go_on: Callable[[], bool]) -> None:
+        """Count a part; leave off where `go_on`, which is called now and then, says so."""
+        work, documents, before = self._desk, len(part.bounds) - 1, self.done
         arguments = (work.address, part.address, part.bounds.ctypes.data, documents, part.beyond)
-        while (stopped is None or not stopped.is_set()) and (
-            answer := self._kernels.count(*arguments)
-        ) != desk.DONE:
+        while (answer := self._kernels.count(*arguments)) != desk.DONE:
+            self.done = before + work[desk.AT]
+            if not go_on():
+                return
             if answer == desk.FULL_TABLE:
                 self._make_room()
+        self.done = before + part.bytes
 
     def _make_room(self) -> None:
         """For one more entry, and for NEED more bytes in the pool."""

@@ -4,6 +4,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -211,14 +212,11 @@ class Watched:
 
     def __init__(self, monkeypatch) -> None:
         self.begun, self.calls = threading.Event(), 0
-        self._kernels, count = kernels(), bpe_count._Worker.count
-
-        def noting(worker: bpe_count._Worker, part: bpe_parts.Part, stopped: threading.Event):
-            self._stopped = stopped
-            count(worker, part, stopped)
-
-        monkeypatch.setattr(bpe_count._Worker, "count", noting)
+        self._kernels, self._stopped = kernels(), threading.Event()
+        names = {"Thread": threading.Thread, "Lock": threading.Lock, "Event": lambda: self._stopped}
+        monkeypatch.setattr(bpe_count, "threading", SimpleNamespace(**names))
         monkeypatch.setattr(bpe_count, "kernels", lambda: self)
+        monkeypatch.setattr(bpe_count, "_ENOUGH", 1 << 20)
 
     def __getattr__(self, name: str):
         return getattr(self._kernels, name)
@@ -231,18 +229,22 @@ class Watched:
         return answer
 
 
-def test_ctrl_c_does_not_wait_for_a_huge_text(monkeypatch) -> None:
-    monkeypatch.setattr(bpe_count, "_ENOUGH", 1 << 20)
-    watched = Watched(monkeypatch)
+@pytest.mark.parametrize("where", ["reading", "at the end"])
+def test_ctrl_c_does_not_wait_for_a_huge_text(monkeypatch, where: str) -> None:
+    before, watched = set(threading.enumerate()), Watched(monkeypatch)
 
     def texts() -> Iterator[bytes]:
         yield "。中".encode() * 1_000_000  # nowhere to cut; six calls
-        assert watched.begun.wait(60)
-        signal.raise_signal(signal.SIGINT)
+        if where == "reading":
+            assert watched.begun.wait(60)
+            signal.raise_signal(signal.SIGINT)
 
-    before = set(threading.enumerate())
+    def progress(done: int, total: int | None, what: str) -> None:
+        if watched.begun.is_set():
+            signal.raise_signal(signal.SIGINT)
+
     with pytest.raises(KeyboardInterrupt):
-        counted(texts(), "gpt2", 2)
+        bpe_fast.learn(texts(), "gpt2", BYTE_TOKENS, 9, 2, progress, 2)
     assert nothing_runs(before)
     assert watched.calls == 1
 
