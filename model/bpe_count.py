@@ -150,9 +150,9 @@ def _in_threads(given: Iterator[Part], workers: "list[_Worker]", report: Report)
                 thread.join(_HEARD)
 
     threads = [threading.Thread(target=work, args=(w,), daemon=True) for w in workers]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         for part in given:
             give(part)
             if stopped.is_set():

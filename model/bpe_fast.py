@@ -24,7 +24,7 @@ from model.fast.build import kernels
 from model.fast.desk import Desk
 
 _AT_ONCE = 1024  # merges learned in one call
-_ENOUGH = 1 << 20  # words rewritten in one call, but for the last merge of several
+_ENOUGH = 1 << 20  # words rewritten in one call, or somewhat more: it ends with a merge
 _OUT = 1 << 15  # tokens encoded in one call, and a piece more
 _FEW = 100  # ids: a list of so few is made at once
 _MOST_ENTRIES = 1 << 20  # known pieces when encoding: some 90 MB, then it forgets and begins anew

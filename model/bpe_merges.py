@@ -25,18 +25,18 @@ Pair = tuple[int, int]
 Progress = Callable[[int, int | None, str], None]
 
 
-def to_bytes(text: str | bytes) -> bytes:
+def to_bytes(text: str | bytes | memoryview) -> bytes | memoryview:
     """The UTF-8 of a text, also of one with lone surrogates, which are not Unicode text."""
     return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
 
 
-def from_bytes(data: bytes) -> str:
+def from_bytes(data: bytes | memoryview) -> str:
     """Bytes read as UTF-8; one that is not becomes a lone surrogate, so that none is lost."""
     return str(data, "utf-8", "surrogateescape")
 
 
 def learn(
-    texts: Iterable[str | bytes],
+    texts: Iterable[str | bytes | memoryview],
     pattern: str,
     byte_tokens: Sequence[int],
     room: int,
@@ -61,7 +61,7 @@ def learn(
 
 
 def count_pieces(
-    texts: Iterable[str | bytes], pattern: str, progress: Progress | None
+    texts: Iterable[str | bytes | memoryview], pattern: str, progress: Progress | None
 ) -> Counter[str]:
     """How often each distinct piece occurs in the documents: all that learning needs to know."""
     pieces: Counter[str] = Counter()
