@@ -106,7 +106,7 @@ def _alone(given: Iterator[Part], worker: "_Worker", report: Report) -> None:
     for part in given:
         worker.count(part, go_on)
         report(worker.done)
-    worker.hand_over()
+    worker.hand_over(last=True)
 
 
 def _in_threads(given: Iterator[Part], workers: "list[_Worker]", report: Report) -> None:
@@ -206,9 +206,9 @@ class _Worker:
         else:
             work.grow(desk.POOL, desk.POOL_SIZE, work[desk.POOL_USED] + words)
 
-    def hand_over(self) -> None:
-        """Empty the table into the words."""
-        self._shared.absorb(self._desk)
+    def hand_over(self, last: bool = False) -> None:
+        """Empty the table into the words, as the very last one if that is said."""
+        self._shared.absorb(self._desk, last)
 
 
 class _Shared:
@@ -223,12 +223,14 @@ class _Shared:
         self._desk.lend(desk.INDEX, np.zeros(1 << _FIRST_BITS, np.int64))
         self._desk[desk.INDEX_SHIFT] = desk.TAG_BITS - _FIRST_BITS
 
-    def absorb(self, counted: Desk) -> None:
+    def absorb(self, counted: Desk, last: bool) -> None:
         """Take over what a worker's desk has counted, and leave its table empty."""
         words = self._desk
         with self._lock:
-            self._grow_index(words[desk.INDEX_USED] + counted[desk.USED])
-            while self._kernels.absorb(counted.address, words.address) != desk.DONE:
+            only = last and words[desk.INDEX_USED] == 0
+            if not only:
+                self._grow_index(words[desk.INDEX_USED] + counted[desk.USED])
+            while self._kernels.absorb(counted.address, words.address, only) != desk.DONE:
                 self._grow_words()
 
     def _grow_index(self, most: int) -> None:

@@ -28,7 +28,7 @@ _CODE = "kernels"
 # each kernel's module and the number of its arguments, all int64, as is what it returns
 KERNELS = {
     "count": ("count", 5),
-    "absorb": ("count", 2),
+    "absorb": ("count", 3),
     "move_index": ("count", 3),
     "move": ("table", 3),
     "move_pairs": ("pairs", 3),
@@ -42,7 +42,7 @@ KERNELS = {
 
 
 class Kernels:
-    """The kernels as functions: `kernels.absorb(desk, words)`. A call lets other threads run.
+    """The kernels as functions: `kernels.absorb(desk, words, only)`. A call lets other threads run.
 
     To `encode` a bytes object may stand for its address.
     """

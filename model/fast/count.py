@@ -110,11 +110,12 @@ def _enter(desk, table, pool, entry, text, at, length, low, high):
         desk[POOL_USED] = keep_bytes(pool, desk[POOL_USED], text, at, length)
 
 
-def absorb(desk_address, shared_address):
+def absorb(desk_address, shared_address, only):
     """Kernel: empty a thread's table into the words. FULL_WORDS: give room, call again.
 
-    The index must have room. A piece of one byte is left out: there is nothing to merge in it. The
-    table and the index are in the order of the hash, so both are walked through once.
+    A piece of one byte is left out: there is nothing to merge in it. The table and the index, which
+    must have room, are in the order of the hash, so both are walked through once. The `only` table
+    that there is (1, or 0) needs no index.
     """
     desk, shared = longs_at(desk_address), longs_at(shared_address)
     table, shift, pool = table_of(desk)
@@ -122,14 +123,17 @@ def absorb(desk_address, shared_address):
     last = 4 << (64 - shift)
     for entry in range(0, last, 4):
         later = entry + _FETCH
-        if later < last and table[later + 1] != 0:
+        if not only and later < last and table[later + 1] != 0:
             slot = _tag(table[later], table[later + 1]) >> index_shift
             fetch_early(words, (index[slot] & _PLACE) - 1)
         if table[entry + 1] == 0:
             continue
         length = length_of(table[entry + 1])
         if length > 1:
-            full = _add(shared, index, words, table, pool, entry, length)
+            if only:
+                full = _new_word(shared, words, table, pool, entry, length)
+            else:
+                full = _add(shared, index, words, table, pool, entry, length)
             if full != DONE:
                 return full
         for i in range(4):
@@ -157,7 +161,11 @@ def _add(shared, index, words, table, pool, entry, length):
                 store8(words, word, load8(words, word) + table[entry + 2])
                 return DONE
         slot = (slot + 1) & mask
-    return _new_word(shared, index, words, table, pool, entry, length, slot, tag)
+    new = shared[WORDS_SIZE]
+    full = _new_word(shared, words, table, pool, entry, length)
+    if full == DONE:
+        index[slot] = tag << 32 | (new + 1)
+    return full
 
 
 @part
@@ -171,7 +179,8 @@ def _is_word(words, word, tokens, table, pool, entry):
 
 
 @seldom
-def _new_word(shared, index, words, table, pool, entry, length, slot, tag):
+def _new_word(shared, words, table, pool, entry, length):
+    """Append an entry as a word."""
     word = shared[WORDS_SIZE]
     if word + HEAD + length > shared[WORDS_ROOM]:
         shared[NEED] = word + HEAD + length
@@ -181,7 +190,6 @@ def _new_word(shared, index, words, table, pool, entry, length, slot, tag):
     words[word + 2] = length
     for i in range(length):
         words[word + HEAD + i] = tokens[byte_of(table, pool, entry, length, i)]
-    index[slot] = tag << 32 | (word + 1)
     shared[INDEX_USED] += 1
     shared[WORDS_SIZE] = word + HEAD + length
     return DONE
