@@ -94,26 +94,33 @@ class Tokenizer:
     @classmethod
     def train(
         cls,
-        texts: Iterable[str | bytes],
+        texts: Iterable[str | bytes | memoryview],
         *,
         vocab_size: int = 32_000,
         min_pair_count: int = 2,
         pattern: str = PATTERN_NAME,
         special_tokens: Sequence[str] = (END_OF_TEXT,),
         progress: Progress | None = None,
+        workers: int | None = None,
     ) -> "Tokenizer":
         """Learn from `texts`, each one document, until there are `vocab_size` tokens or no pair of
         neighbours occurs `min_pair_count` times. `pattern` names the rule of `split`.
 
         `progress(done, total, what)` hears of "read" (bytes; total None) and "merge" (merges).
+        `workers` threads count, as many as there are cores, up to four, if it is None; they change
+        nothing but the time. The readable program has one.
+        ValueError: texts with more distinct pieces than 2**31 numbers hold, billions of bytes.
         """
-        if isinstance(texts, str | bytes):
+        if isinstance(texts, str | bytes | memoryview):
             raise ValueError("texts must be a series of documents; for a single one pass [text]")
         plain = cls((), special_tokens, pattern=pattern)
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers {workers}: there must be at least 1")
         room = vocab_size - plain.vocab_size
         if room < 0:
             raise ValueError(f"vocab_size {vocab_size}: it must be at least {plain.vocab_size}")
-        merges = program().learn(texts, pattern, plain._byte_tokens, room, min_pair_count, progress)
+        asked = (texts, pattern, plain._byte_tokens, room, min_pair_count, progress, workers)
+        merges = program().learn(*asked)
         reason = why_stopped(len(merges), room, vocab_size, min_pair_count)
         return cls(merges, special_tokens, reason, pattern)
 

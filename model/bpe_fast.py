@@ -15,13 +15,16 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from model.bpe_merges import Pair, Progress, to_bytes
+from model.bpe_count import Report, count_words
+from model.bpe_merges import Pair, Progress
+from model.bpe_parts import Text
 from model.bpe_plain import id_type
 from model.fast import desk
 from model.fast.build import kernels
 from model.fast.desk import Desk
 
 _AT_ONCE = 1024  # merges learned in one call
+_ENOUGH = 1 << 20  # words rewritten in one call, or somewhat more: it ends with a merge
 _OUT = 1 << 15  # tokens encoded in one call, and a piece more
 _FEW = 100  # ids: a list of so few is made at once
 _MOST_ENTRIES = 1 << 20  # known pieces when encoding: some 90 MB, then it forgets and begins anew
@@ -51,62 +54,38 @@ def _make_room(at: Desk, words: int) -> None:
 
 
 def learn(
-    texts: Iterable[str | bytes],
+    texts: Iterable[Text],
     pattern: str,
     byte_tokens: Sequence[int],
     room: int,
     min_pair_count: int,
     progress: Progress | None = None,
+    workers: int | None = None,
 ) -> list[Pair]:
-    """Up to `room` merges; see `bpe_merges.learn`."""
-    work = _count(texts, pattern, byte_tokens, progress)
+    """Up to `room` merges; see `bpe_merges.learn`. `workers`: see `count_words`."""
+    work = count_words(texts, pattern, byte_tokens, progress, workers)
     _begin(work, max(byte_tokens) + 1, max(1, min_pair_count))
     merges: list[Pair] = []
-    found = np.empty((_AT_ONCE, 2), np.int32)
+    found, report = np.empty((_AT_ONCE, 2), np.int32), Report(progress, room, "merge")
     while len(merges) < room and work[desk.LEFT] >= 0:
         most = min(_AT_ONCE, room - len(merges))
         answer = kernels().learn(work.address, found.ctypes.data, most)
         if new := work[desk.MERGES]:
             merges += map(tuple, found[:new].tolist())
-            if progress:
-                progress(len(merges), room, "merge")
-        if answer != desk.DONE:
+        report(len(merges))
+        if answer not in (desk.DONE, desk.PAUSE):
             _give(work, answer)
+    report.end(len(merges))
     return merges
 
 
-def _count(
-    texts: Iterable[str | bytes],
-    pattern: str,
-    byte_tokens: Sequence[int],
-    progress: Progress | None,
-) -> Desk:
-    """A desk whose table holds the distinct pieces and how often each occurs."""
-    work = _new_desk(pattern, byte_tokens)
-    count = kernels().count
-    bytes_read = 0
-    for text in texts:
-        data = to_bytes(text)
-        while count(work.address, data, len(data)) != desk.DONE:
-            _make_room(work, len(data))
-        bytes_read += len(data)
-        if progress:
-            progress(bytes_read, None, "read")
-    return work
-
-
 def _begin(work: Desk, next_token: int, least: int) -> None:
-    """Turn counted pieces into words, and these into pairs; forget the pieces."""
-    words = np.empty(work[desk.ROOM], np.int32)
-    work.lend(desk.WORDS, words)
-    kernels().lay_words(work.address)
-    for field in (desk.TABLE, desk.POOL):
-        work.lend(field, np.zeros(1, work.arrays[field].dtype))
-    work[desk.TOKEN], work[desk.LEAST] = next_token, least
+    """Make a list of the words of each pair of bytes."""
+    work[desk.TOKEN], work[desk.LEAST], work[desk.ENOUGH] = next_token, least, _ENOUGH
     work.new_table(desk.PAIRS, 18)
     for field, size, width, dtype in (
         (desk.HEAP, 1 << 17, 2, np.int64),
-        (desk.LISTS, len(words) + 1, 1, np.int32),
+        (desk.LISTS, work[desk.WORDS_SIZE] + 1, 1, np.int32),
         (desk.EVENTS, 1 << 16, 2, np.int32),
         (desk.SIDES, next_token + 1024, 8, np.int64),
         (desk.TOUCHED, next_token + 1024, 2, np.int32),
@@ -129,7 +108,8 @@ _SIZE_OF = {
 def _give(work: Desk, lacking: int) -> None:
     """What the kernel `learn` has too little of."""
     if lacking == desk.FULL_PAIRS:
-        work.grow_table(kernels().move_pairs, desk.PAIRS, times=2)
+        times = 2 if work[desk.PAIRS_USED] < 1 << 18 else 1
+        work.grow_table(kernels().move_pairs, desk.PAIRS, times)
     elif lacking == desk.FULL_HEAP:
         work.grow(desk.HEAP, desk.HEAP_SIZE, 0, width=2)
     elif lacking == desk.FULL_LISTS:

@@ -25,26 +25,28 @@ Pair = tuple[int, int]
 Progress = Callable[[int, int | None, str], None]
 
 
-def to_bytes(text: str | bytes) -> bytes:
+def to_bytes(text: str | bytes | memoryview) -> bytes | memoryview:
     """The UTF-8 of a text, also of one with lone surrogates, which are not Unicode text."""
     return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
 
 
-def from_bytes(data: bytes) -> str:
+def from_bytes(data: bytes | memoryview) -> str:
     """Bytes read as UTF-8; one that is not becomes a lone surrogate, so that none is lost."""
-    return data.decode("utf-8", "surrogateescape")
+    return str(data, "utf-8", "surrogateescape")
 
 
 def learn(
-    texts: Iterable[str | bytes],
+    texts: Iterable[str | bytes | memoryview],
     pattern: str,
     byte_tokens: Sequence[int],
     room: int,
     min_pair_count: int,
     progress: Progress | None = None,
+    workers: int | None = None,
 ) -> list[Pair]:
     """Up to `room` merges from the texts; fewer if no pair is left that occurs `min_pair_count`
-    times. Byte b is the token `byte_tokens[b]`; new tokens come after those.
+    times. Byte b is the token `byte_tokens[b]`; new tokens come after those. `workers` is for
+    programs with threads, of which this is none.
     """
     pieces = count_pieces(texts, pattern, progress)
     chars = [chr(token) for token in byte_tokens]
@@ -59,7 +61,7 @@ def learn(
 
 
 def count_pieces(
-    texts: Iterable[str | bytes], pattern: str, progress: Progress | None
+    texts: Iterable[str | bytes | memoryview], pattern: str, progress: Progress | None
 ) -> Counter[str]:
     """How often each distinct piece occurs in the documents: all that learning needs to know."""
     pieces: Counter[str] = Counter()

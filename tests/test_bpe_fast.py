@@ -5,7 +5,6 @@ import random
 import subprocess
 import sys
 import threading
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import tiktoken
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pieces import BYTE_TOKENS, TELLING, awkward_bytes, counted, plainly_counted
 from tiktoken_ext import openai_public
 from tokenizers import Regex, pre_tokenizers
 from tokenizers.models import BPE
@@ -22,50 +22,15 @@ from tokenizers.trainers import BpeTrainer
 from model import bpe_fast, bpe_plain
 from model.bpe import END_OF_TEXT, Tokenizer
 from model.bpe_export import to_huggingface, to_tiktoken
-from model.bpe_merges import count_pieces
 from model.fast import build, desk
 from model.split import PATTERNS
 
 _MODES = list(PATTERNS)
 _EXACTLY = {"deadline": None, "derandomize": True}
-# at least one character of each kind, length and trap; bytes that are no UTF-8, in every way
-_TELLING = "aZé1٣² \n\r\t'sſtreVElL!.-\u00a0\u3000\x1c\x85中\U00010400\U0001d7d8😀\u0301\u0378\0"
-_BROKEN = [b"\xff", b"\xc3", b"\xe4\xb8", b"\xf0\x9f\x98", b"\x80", b"\xc0\xaf", b"\xe0\x80\xaf"]
-_BROKEN += [b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf8\x88\x80\x80\x80", b"\xe4\xb8a"]
-_BYTE_TOKENS = Tokenizer([])._byte_tokens
-
-_bytes = st.lists(
-    st.sampled_from([c.encode() for c in _TELLING] + _BROKEN)
-    | st.characters(exclude_categories=["Cs"]).map(str.encode)
-    | st.binary(max_size=3)
-    | st.sampled_from([b"word", b" the", b" extraordinarily", b"\n\n  ", b"don't", b"1234567"]),
-    max_size=40,
-).map(b"".join)
 
 
 def reference(monkeypatch) -> None:
     monkeypatch.setenv("IGNITE_TOKENIZER", "reference")
-
-
-def counted(texts: list[bytes], pattern: str) -> Counter[bytes]:
-    """The pieces that the kernel counts."""
-    work = bpe_fast._count(texts, pattern, _BYTE_TOKENS, None)
-    pool = work.arrays[desk.POOL].tobytes()
-    pieces = Counter()
-    for low, high, times, start in work.arrays[desk.TABLE].reshape(-1, 4).tolist():
-        if high:
-            length = high >> 56
-            raw = low.to_bytes(8, "little", signed=True) + high.to_bytes(8, "little")
-            if length == 16:
-                raw, length = pool[4 * start :], high & ((1 << 56) - 1)
-            assert raw[:length] not in pieces
-            pieces[raw[:length]] = times
-    return pieces
-
-
-def plainly_counted(texts: list[bytes], pattern: str) -> Counter[bytes]:
-    pieces = count_pieces(texts, pattern, None)
-    return Counter({p.encode("utf-8", "surrogateescape"): n for p, n in pieces.items()})
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +44,7 @@ def rich(request, play) -> Tokenizer:
     rng = random.Random(3)
     firsts = rng.choices([0xE9, 0x430, 0x5D0, 0x915, 0x4E00, 0x1F600], k=20_000)
     scripts = "".join(chr(first + rng.randrange(40)) for first in firsts)
-    texts = [play[:400_000], scripts.encode(), _TELLING.encode() * 3]
+    texts = [play[:400_000], scripts.encode(), TELLING.encode() * 3]
     return Tokenizer.train(texts, vocab_size=3000, pattern=request.param)
 
 
@@ -91,7 +56,7 @@ def test_every_code_point_is_split_alike(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", _MODES)
-@given(texts=st.lists(_bytes, max_size=3))
+@given(texts=st.lists(awkward_bytes, max_size=3))
 @settings(max_examples=400, **_EXACTLY)
 def test_any_bytes_are_split_alike(pattern: str, texts: list[bytes]) -> None:
     assert counted(texts, pattern) == plainly_counted(texts, pattern)
@@ -113,16 +78,16 @@ def test_the_text_ends_alike_wherever_it_is_cut(pattern: str) -> None:
 @settings(max_examples=150, **_EXACTLY)
 def test_any_text_teaches_the_same_merges(pattern, words, least, room) -> None:
     texts = [" ".join(words), "\n".join(words[::2])]
-    arguments = (texts, pattern, _BYTE_TOKENS, room, least)
+    arguments = (texts, pattern, BYTE_TOKENS, room, least)
     assert bpe_fast.learn(*arguments) == bpe_plain.learn(*arguments)
 
 
 def test_long_words_teach_the_same_merges() -> None:
     rng = random.Random(8)
     texts = ["".join(rng.choices("ab", k=30_000)), "a" * 9_999, "".join(rng.choices("xyz", k=7))]
-    fast = bpe_fast.learn(texts, "gpt2", _BYTE_TOKENS, 200, 2)
+    fast = bpe_fast.learn(texts, "gpt2", BYTE_TOKENS, 200, 2)
     assert len(fast) == 200
-    assert fast == bpe_plain.learn(texts, "gpt2", _BYTE_TOKENS, 200, 2)
+    assert fast == bpe_plain.learn(texts, "gpt2", BYTE_TOKENS, 200, 2)
 
 
 @pytest.mark.parametrize("vocab_size", [512, 4096])
@@ -164,7 +129,7 @@ def to_names(tokenizer: Tokenizer) -> list[str]:
 
 
 @given(
-    data=_bytes,
+    data=awkward_bytes,
     merges=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), max_size=60),
     pattern=st.sampled_from(_MODES),
 )
@@ -173,10 +138,10 @@ def test_any_merges_give_the_same_ids(data: bytes, merges, pattern) -> None:
     used = [*set(data)] or [0]
     known: dict[tuple[int, int], None] = {}
     for pair in merges:  # most of them of bytes that occur, and of tokens made of these
-        tokens = [*(_BYTE_TOKENS[b] for b in used), *range(257, 257 + len(known))]
+        tokens = [*(BYTE_TOKENS[b] for b in used), *range(257, 257 + len(known))]
         known.setdefault(tuple(tokens[i % len(tokens)] for i in pair))
     tokenizer = Tokenizer(known, pattern=pattern)
-    made = (tokenizer.merges, _BYTE_TOKENS, tokenizer.token_bytes, pattern)
+    made = (tokenizer.merges, BYTE_TOKENS, tokenizer.token_bytes, pattern)
     fast, plain = bpe_fast.Coder(*made), bpe_plain.Coder(*made)
     ids = plain.encode(data)
     for _ in range(2):  # the second time from memory
@@ -197,7 +162,7 @@ def random_texts(many: int) -> list[str]:
         for _ in range(rng.randint(0, 12)):
             block = rng.choice(blocks)
             chars += [chr(rng.randrange(*block)) for _ in range(rng.randint(1, 5))]
-            chars += rng.choices(["", " ", "  ", "\n", " \n", "'s", "'", "12", _TELLING], k=2)
+            chars += rng.choices(["", " ", "  ", "\n", " \n", "'s", "'", "12", TELLING], k=2)
         texts.append("".join(chars))
     return texts
 

@@ -27,8 +27,9 @@ _FORMAT = 1
 _CODE = "kernels"
 # each kernel's module and the number of its arguments, all int64, as is what it returns
 KERNELS = {
-    "count": ("count", 3),
-    "lay_words": ("count", 1),
+    "count": ("count", 5),
+    "absorb": ("count", 3),
+    "move_index": ("count", 3),
     "move": ("table", 3),
     "move_pairs": ("pairs", 3),
     "begin": ("learn", 2),
@@ -41,16 +42,16 @@ KERNELS = {
 
 
 class Kernels:
-    """The kernels as functions: `kernels.count(desk, text, size)`. A call lets other threads run.
+    """The kernels as functions: `kernels.absorb(desk, words, only)`. A call lets other threads run.
 
-    A bytes object may stand for its address.
+    To `encode` a bytes object may stand for its address.
     """
 
     def __init__(self, engine: object, addresses: dict[str, int]) -> None:
         self._engine = engine  # owns the code
         for name, address in addresses.items():
             arguments = [ctypes.c_int64] * KERNELS[name][1]
-            if name in ("count", "encode"):
+            if name == "encode":
                 arguments[1] = ctypes.c_char_p
             setattr(self, name, ctypes.CFUNCTYPE(ctypes.c_int64, *arguments)(address))
 

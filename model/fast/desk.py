@@ -19,8 +19,8 @@ MODES = {"cl100k-classic": CL100K_CLASSIC, "cl100k": CL100K, "gpt2": GPT2}
 # the table of pieces; where in the text; what the pieces are split by; the token of each byte
 TABLE, SHIFT, USED, LIMIT, POOL, POOL_USED, POOL_SIZE = range(7)
 AT, CLASSES, MODE, BYTE_TOKENS = range(7, 11)
-# counting: room that the words of all pieces will take
-ROOM = 11
+# counting: which document of the buffer
+DOCUMENT = 11
 # learning, see learn.py
 WORDS, PAIRS, PAIRS_SHIFT, PAIRS_USED, PAIRS_LIMIT, HEAP, HEAP_USED, HEAP_SIZE = range(12, 20)
 LISTS, LISTS_USED, LISTS_SIZE, EVENTS, EVENTS_USED, EVENTS_SIZE = range(20, 26)
@@ -32,15 +32,21 @@ OUT, OUT_USED, OUT_SIZE, WIDE, SCRATCH, SCRATCH_SIZE, NEED = range(38, 45)
 STARTS, BYTES, TOKENS = range(45, 48)
 # pieces cut off and not yet looked up
 AHEAD = 48
-FIELDS = 49
+# counting: where in `words` each word is, see count.py; how much there may be in `words`
+INDEX, INDEX_SHIFT, INDEX_USED, WORDS_ROOM = range(49, 53)
+# bytes counted or words rewritten in one call, for whoever wants to watch or interrupt
+ENOUGH = 53
+FIELDS = 54
 PIECES_AHEAD = 16
+TAG_BITS = 31  # of a hash, in a slot of the index
 
-# what kernels answer: done, or what there is too little of
+# what kernels answer: done, or what there is too little of; or that somebody may look up
 DONE, FULL_TABLE, FULL_PAIRS, FULL_HEAP, FULL_LISTS, FULL_EVENTS, FULL_SIDES = range(7)
-FULL_OUT, FULL_SCRATCH = range(7, 9)
+FULL_OUT, FULL_SCRATCH, FULL_WORDS, PAUSE = range(7, 11)
 
 _FIRST_BITS = 12  # of the number of slots in a new table
 _SLOT = 4  # words of an entry
+_LARGE = 1 << 23  # bytes: from about here on the C library gives an array pages of its own
 
 
 class Desk:
@@ -63,15 +69,16 @@ class Desk:
         self.fields[field] = array.ctypes.data
 
     def grow(self, field: int, size_field: int, least: int, width: int = 1) -> None:
-        """Give the array of a field, `width` numbers for each of its size, at least twice the room.
+        """Give the array of a field, `width` numbers for each of its size, more room.
 
-        What is new is zero.
+        What is new is zero. A small array grows to at least twice its size; a large one by an
+        eighth, and is moved without being copied where the system can: then there never are two.
         """
-        old = self.arrays[field]
-        size = max(2 * self[size_field], least)
-        new = np.zeros(size * width, old.dtype)
-        new[: len(old)] = old
-        self.lend(field, new)
+        array, size = self.arrays[field], self[size_field]
+        step = size if array.nbytes < _LARGE else size // 8
+        size = max(size + step, least)
+        array.resize(size * width, refcheck=False)
+        self.lend(field, array)
         self[size_field] = size
 
     def new_table(self, field: int = TABLE, bits: int = _FIRST_BITS) -> None:

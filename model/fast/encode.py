@@ -59,7 +59,7 @@ def _encode_some(desk, text, at, size, used):
     table, shift, pool = table_of(desk)
     tokens, out, wide = ints_at(desk[POOL]), desk[OUT], desk[WIDE]
     ahead, room = longs_at(desk[AHEAD]), desk[OUT_SIZE]
-    for i in range(look_ahead(desk, text, at, size, _CACHED)):
+    for i in range(look_ahead(desk, text, at, size, size, _CACHED)):
         length = ahead[4 * i] - at
         if used + length + _INSIDE > room:
             desk[NEED] = length + _INSIDE

@@ -16,6 +16,7 @@ for each occurrence; and a pair that is born too rare is never written down, as 
 from model.fast.count import HEAD
 from model.fast.desk import (
     DONE,
+    ENOUGH,
     EVENTS,
     EVENTS_SIZE,
     EVENTS_USED,
@@ -39,6 +40,7 @@ from model.fast.desk import (
     PAIRS_LIMIT,
     PAIRS_SHIFT,
     PAIRS_USED,
+    PAUSE,
     RIGHT,
     SIDES,
     SIDES_SIZE,
@@ -55,26 +57,25 @@ from model.fast.pairs import find_pair, key_of_pair, new_pair
 # A row of `sides`, for x on the left of the new token, then for x on its right:
 _GAIN, _WORDS, _LATEST, _CURSOR = range(4)  # weight, words on the list, the last of these
 _SIDE, ROW = 4, 8
-_ENOUGH = 1 << 20  # words rewritten in one call, for whoever wants to watch or interrupt
 
 
 def learn(desk_address, found_address, most):
     """Kernel: write up to `most` merges as pairs of int32. Fewer: it is DONE, or time to look up.
 
-    FULL_...: give more room, call again. The desk's MERGES says how many were found in this call,
-    its LEFT is -1 where no pair is left that occurs LEAST times.
+    FULL_...: give more room, call again. PAUSE: call again. The desk's MERGES says how many were
+    found in this call, its LEFT is -1 where no pair is left that occurs LEAST times.
     """
     desk, found = longs_at(desk_address), ints_at(found_address)
     desk[MERGES] = 0
     work = 0
-    while desk[MERGES] < most and work < _ENOUGH:
+    while desk[MERGES] < most and work < desk[ENOUGH]:
         if desk[LAST_WORD] == 0:
             if desk[SIDES_SIZE] <= desk[TOKEN]:
                 return FULL_SIDES
             if not _choose(desk):
                 desk[LEFT] = -1
                 return DONE
-        work += desk[LAST_WORD] - desk[NEXT_WORD]
+        work += min(desk[ENOUGH], desk[LAST_WORD] - desk[NEXT_WORD])
         full = _rewrite_words(desk)
         if full != DONE:
             return full
@@ -112,13 +113,13 @@ def _choose(desk):
 
 @part
 def _rewrite_words(desk):
-    """The first phase: FULL_EVENTS, or DONE."""
+    """The first phase: FULL_EVENTS, PAUSE or DONE."""
     words, lists = ints_at(desk[WORDS]), ints_at(desk[LISTS])
     sides, touched = longs_at(desk[SIDES]), ints_at(desk[TOUCHED])
     events, used = ints_at(desk[EVENTS]), desk[EVENTS_USED]
     left, right, token = desk[LEFT], desk[RIGHT], desk[TOKEN]
-    many = desk[TOUCHED_USED]
-    for i in range(desk[NEXT_WORD], desk[LAST_WORD]):
+    many, last = desk[TOUCHED_USED], min(desk[LAST_WORD], desk[NEXT_WORD] + desk[ENOUGH])
+    for i in range(desk[NEXT_WORD], last):
         word = value(lists, i)
         length = value(words, word + 2)
         if used + length > desk[EVENTS_SIZE]:
@@ -150,8 +151,8 @@ def _rewrite_words(desk):
             words[write] = token
             write += 1
         words[word + 2] = write - start
-    desk[NEXT_WORD], desk[EVENTS_USED], desk[TOUCHED_USED] = desk[LAST_WORD], used, many
-    return DONE
+    desk[NEXT_WORD], desk[EVENTS_USED], desk[TOUCHED_USED] = last, used, many
+    return DONE if last == desk[LAST_WORD] else PAUSE
 
 
 @part

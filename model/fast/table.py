@@ -79,17 +79,33 @@ def home(low, high, shift):
 
 
 @part
-def look_ahead(desk, text, at, size, longest):
+def length_of(high):
+    """The length of the piece in whose key this is the second word."""
+    length = high >> 56
+    return length if length <= SHORT else high & (_LONG - 1)
+
+
+@part
+def byte_of(table, pool, entry, length, i):
+    """Byte i of the piece of an entry."""
+    if length > SHORT:
+        return value(pool, table[entry + 3] * 4 + i)
+    return (table[entry + (i >> 3)] >> (8 * (i & 7))) & 0xFF
+
+
+@part
+def look_ahead(desk, text, at, stop, size, longest):
     """Cut off the next pieces and ask for the memory where their entries should stand.
 
     Entries lie anywhere: waiting for them one by one would take longer than all the rest. Returns
-    how many pieces there are; the desk's AHEAD holds of each its end, its key and its slot. A piece
-    longer than `longest` has no key.
+    how many pieces there are; the desk's AHEAD holds of each its end, its key and its slot. None
+    begins at `stop` or later; `size` is where the text ends. A piece longer than `longest` has no
+    key.
     """
     classes, mode = bytes_at(desk[CLASSES]), desk[MODE]
     table, shift, ahead = longs_at(desk[TABLE]), desk[SHIFT], longs_at(desk[AHEAD])
     many = 0
-    while many < PIECES_AHEAD and at < size:
+    while many < PIECES_AHEAD and at < stop:
         end = piece_end(text, at, size, classes, mode)
         low, high = 0, 0
         if end - at <= longest:
