@@ -182,7 +182,7 @@ class _Worker:
     def count(self, part: Part, go_on: Callable[[], bool]) -> None:
         """Count a part; leave off where `go_on`, which is called now and then, says so."""
         work, documents, before = self._desk, len(part.bounds) - 1, self.done
-        arguments = (work.address, part.address, part.bounds.ctypes.data, documents, part.beyond)
+        arguments = (work.address, part.address, part.bounds.ctypes.data, documents)
         while (answer := self._kernels.count(*arguments)) != desk.DONE:
             self.done = before + work[desk.AT]
             if not go_on():

@@ -27,7 +27,7 @@ _FORMAT = 1
 _CODE = "kernels"
 # each kernel's module and the number of its arguments, all int64, as is what it returns
 KERNELS = {
-    "count": ("count", 5),
+    "count": ("count", 4),
     "absorb": ("count", 3),
     "move_index": ("count", 3),
     "move": ("table", 3),

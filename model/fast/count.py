@@ -58,20 +58,18 @@ _PLACE = 0xFFFFFFFF
 _FETCH = 64  # entries are 4 long: the words of those 16 slots ahead are asked for
 
 
-def count(desk_address, text_address, bounds_address, documents, beyond):
+def count(desk_address, text_address, bounds_address, documents):
     """Kernel: count the pieces of documents, from where the desk's AT and DOCUMENT say.
 
-    Document i is text[bounds[i] : bounds[i + 1]]; the last one goes on for another `beyond` bytes,
-    which are looked at and not counted. FULL_TABLE: make room, call again. PAUSE: call again.
-    An entry's third word is the count.
+    Document i is text[bounds[i] : bounds[i + 1]]. FULL_TABLE: make room, call again. PAUSE: call
+    again. An entry's third word is the count.
     """
     desk, text, bounds = longs_at(desk_address), bytes_at(text_address), longs_at(bounds_address)
     at, document = desk[AT], desk[DOCUMENT]
     pause = at + desk[ENOUGH]
     while document < documents:
         stop = bounds[document + 1]
-        size = stop if document + 1 < documents else stop + beyond
-        at = _count_some(desk, text, at, min(stop, pause), size)
+        at = _count_some(desk, text, at, min(stop, pause), stop)
         if at < stop:
             desk[AT], desk[DOCUMENT] = at, document
             return PAUSE if at >= pause else FULL_TABLE
