@@ -124,7 +124,7 @@ class Tokenizer:
         smuggle one in. ValueError: a name there that this tokenizer lacks.
         """
         if not allowed_special:
-            return self._coder.encode(to_bytes(text))
+            return self._coder.encode(text)
         ids: list[int] = []
         for part in self._parts(to_bytes(text), allowed_special):
             ids += [part] if isinstance(part, int) else self._coder.encode(part)
@@ -133,7 +133,7 @@ class Tokenizer:
     def encode_array(self, text: str | bytes, allowed_special: Collection[str] = ()) -> np.ndarray:
         """The same as an array: of uint16, or uint32 where there are more than 65,536 tokens."""
         if not allowed_special:
-            return self._coder.encode_array(to_bytes(text))
+            return self._coder.encode_array(text)
         encode = self._coder.encode_array
         empty = encode(b"")
         parts = self._parts(to_bytes(text), allowed_special)

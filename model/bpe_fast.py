@@ -20,10 +20,10 @@ from model.bpe_plain import id_type
 from model.fast import desk
 from model.fast.build import kernels
 from model.fast.desk import Desk
+from model.fast.plainly import endings
 
 _AT_ONCE = 1024  # merges learned in one call
 _OUT = 1 << 15  # tokens encoded in one call, and a piece more
-_FEW = 100  # ids: a list of so few is made at once
 _MOST_ENTRIES = 1 << 20  # known pieces when encoding: some 90 MB, then it forgets and begins anew
 _MOST_POOL = 1 << 23  # int32 for what does not stand in an entry itself
 _SCRATCH = 1 << 12  # int32 for merging within a piece, when it is not in use for a long one
@@ -33,7 +33,8 @@ def _new_desk(pattern: str, byte_tokens: Sequence[int]) -> Desk:
     """A desk to split by a pattern, with an empty table of pieces."""
     new = Desk()
     new.lend(desk.CLASSES, desk.kinds())
-    new[desk.MODE] = desk.MODES[pattern]
+    new[desk.MODE] = mode = desk.MODES[pattern]
+    new.lend(desk.ENDINGS, endings(mode))
     new.lend(desk.BYTE_TOKENS, np.array(byte_tokens, np.int32))
     new.lend(desk.AHEAD, np.zeros(4 * desk.PIECES_AHEAD, np.int64))
     new.new_table()
@@ -170,6 +171,7 @@ class Coder:
         work[desk.PAIRS_SHIFT] = 64 - bits
         made = len(token_bytes) - len(merges)
         self._kernels.know_merges(work.address, flat.ctypes.data, len(merges), made)
+        self._short = self._kernels.encoder(work.address)
 
     def _lend_own(self) -> None:
         """Room for ordinary texts."""
@@ -177,22 +179,29 @@ class Coder:
         self._desk.lend(desk.SCRATCH, self._scratch)
         self._desk[desk.OUT_SIZE], self._desk[desk.SCRATCH_SIZE] = _OUT, _SCRATCH
 
-    def encode(self, data: bytes) -> list[int]:
-        """The ids of a text's bytes."""
-        with self._lock:
-            many = self._encode(self._address, data, len(data), 0)
-            if 0 <= many < _FEW:
-                return self._out[:many].tolist()
-            ids = self._whole(many, data)
-        numbers = self._numbers
-        ids = [numbers[ids[i : i + _OUT]].tolist() for i in range(0, len(ids), _OUT)]
-        return ids[0] if len(ids) == 1 else list(itertools.chain.from_iterable(ids))
+    def encode(self, text: str | bytes) -> list[int]:
+        """The ids of a text."""
+        if type(text) is str and (ids := self._short(text)):
+            return ids
+        array = self.encode_array(text)
+        ids = [0] * len(array)
+        self._numbers  # noqa: B018  they are made now
+        address, width = array.ctypes.data, array.itemsize
+        for i in range(0, len(ids), _OUT):
+            many = min(_OUT, len(ids) - i)
+            self._kernels.fill_list(self._address, ids, i, address + i * width, many)
+        return ids
 
-    def encode_array(self, data: bytes) -> np.ndarray:
-        """The ids of a text's bytes as an array of uint16 or uint32."""
+    def encode_array(self, text: str | bytes) -> np.ndarray:
+        """The ids of a text as an array of uint16 or uint32."""
+        data = to_bytes(text)
         with self._lock:
-            many = self._encode(self._address, data, len(data), 0)
-            return self._whole(many, data)
+            self._desk[desk.BUSY] = 1
+            try:
+                many = self._encode(self._address, data, len(data), 0)
+                return self._whole(many, data)
+            finally:
+                self._desk[desk.BUSY] = 0
 
     def _whole(self, many: int, data: bytes) -> np.ndarray:
         """What has been encoded, after all has been, if it was too much for one call."""
@@ -213,7 +222,9 @@ class Coder:
     @functools.cached_property
     def _numbers(self) -> np.ndarray:
         """Each id as a Python number: it is faster to look one up than to make one."""
-        return np.arange(len(self._token_bytes)).astype(object)
+        numbers = np.arange(len(self._token_bytes)).astype(object)
+        self._desk.lend(desk.NUMBERS, numbers)
+        return numbers
 
     def _taken(self) -> np.ndarray:
         """Take away what has been encoded so far."""

@@ -32,8 +32,10 @@ OUT, OUT_USED, OUT_SIZE, WIDE, SCRATCH, SCRATCH_SIZE, NEED = range(38, 45)
 STARTS, BYTES, TOKENS = range(45, 48)
 # pieces cut off and not yet looked up
 AHEAD = 48
-FIELDS = 49
-PIECES_AHEAD = 16
+# what is between the kernels and Python, see lists.py; where plain pieces end, see plainly.py
+NUMBERS, TEXT_SIZE, BUSY, CALLS, ENDINGS = range(53, 58)
+FIELDS = 58
+PIECES_AHEAD = 64
 
 # what kernels answer: done, or what there is too little of
 DONE, FULL_TABLE, FULL_PAIRS, FULL_HEAP, FULL_LISTS, FULL_EVENTS, FULL_SIDES = range(7)
