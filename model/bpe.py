@@ -57,10 +57,8 @@ class Tokenizer:
         self.pattern = pattern
         if len(self.special_tokens) < len(special_tokens):
             raise ValueError(f"special tokens {special_tokens}: give each name only once")
-        for name in self.special_tokens:
-            if (
-                len(list(split(name, pattern))) < 2
-            ):  # then a learned token could come out equal to it
+        for name in self.special_tokens:  # a learned token could come out equal to a single piece
+            if name != END_OF_TEXT and len(list(split(name, pattern))) < 2:
                 raise ValueError(f"special token {name!r}: write it like '<|{name}|>'")
         first = len(special_tokens)
         self.token_bytes = [name.encode() for name in special_tokens]

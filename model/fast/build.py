@@ -6,7 +6,8 @@ alone in some 50 ms. Nothing else is kept, least of all a pickle (numba's own ca
 file is a line of JSON, with the sha256 of the code behind it.
 
 The file's name is a digest of all that the code depends on: the kernels' sources, numba, LLVM, the
-processor. A cache that cannot be written costs the compilation in each process, and no error.
+processor. Of processes that begin at once one compiles, and the others wait for it. A cache that
+cannot be written costs the compilation in each process, and no error.
 """
 
 import contextlib
@@ -16,11 +17,10 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 _FORMAT = 1
@@ -43,6 +43,7 @@ KERNELS = {
 # what kernels call of the interpreter's stable interface
 _OF_PYTHON = ("PyLong_AsLongLong", "PyUnicode_GetLength", "PyUnicode_AsUTF8AndSize")
 _OF_PYTHON += ("PyErr_Clear", "PyList_New", "PyList_SetItem", "Py_IncRef", "Py_DecRef")
+_PATIENCE = 120  # seconds
 _METH_O = 8  # a function of one argument
 
 
@@ -86,32 +87,77 @@ class Kernels:
 
 @functools.cache
 def kernels() -> Kernels:
-    """The kernels of this process."""
+    """The kernels of this process. Raises whatever numba and LLVM raise where they do not work."""
     name = f"{_digest()}.kernels"
-    for folder in _caches():
-        code = _read(folder / name)
-        if code is not None:
-            return _load(code)
+    code = _kept(name)
+    if code is None:
+        with _turn():
+            code = _kept(name) or _made(name)
+    return _load(code)
+
+
+def _kept(name: str) -> bytes | None:
+    """The code kept in this machine's cache."""
+    return next(filter(None, (_read(folder / name) for folder in _caches())), None)
+
+
+def _made(name: str) -> bytes:
+    """The code, compiled now, and kept where it can be."""
     print("compiling the tokenizer, once on this machine ...", file=sys.stderr, flush=True)
     started = time.monotonic()
     code = _compile()
     kept = [_write(folder, name, code) for folder in _caches()]
     where = "" if any(kept) else "; no folder to keep it in: let IGNITE_CACHE name one"
     print(f"compiled in {time.monotonic() - started:.1f} s{where}", file=sys.stderr, flush=True)
-    return _load(code)
+    return code
+
+
+@contextlib.contextmanager
+def _turn() -> Iterator[None]:
+    """Let one process compile at a time. One that has waited for _PATIENCE compiles all the same,
+    as does any where no file can be locked.
+    """
+    with contextlib.ExitStack() as held:
+        for folder in _caches():
+            with contextlib.suppress(OSError, ImportError):
+                import fcntl
+
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                lock = held.enter_context((folder / "lock").open("w"))
+                _wait(lambda lock=lock: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
+                break
+        yield
+
+
+def _wait(take: Callable[[], object]) -> None:
+    """Try to take a lock until it is had, or patience ends."""
+    end = time.monotonic() + _PATIENCE
+    told = False
+    while time.monotonic() < end:
+        try:
+            take()
+            return
+        except BlockingIOError:
+            if not told:
+                print("another process compiles the tokenizer; waiting for it", file=sys.stderr)
+            told = True
+            time.sleep(0.05)
 
 
 def _digest() -> str:
     """Of all that the machine code depends on."""
+    import llvmlite
     import llvmlite.binding as llvm
 
-    parts = [str(_FORMAT), version("numba"), version("llvmlite"), version("numpy")]
-    parts += [llvm.get_process_triple(), llvm.get_host_cpu_name()]
-    parts += [llvm.get_host_cpu_features().flatten()]
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    parts = [str(_FORMAT), llvmlite.__version__, llvm.get_process_triple()]
+    parts += [llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
     digest = hashlib.sha256("\n".join(parts).encode())
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    compiler = find_spec("numba")  # to import it, or the list of what is installed, takes longer
+    if compiler is not None:
+        sources.append(Path(compiler.origin).with_name("_version.py"))
     for source in sources:
-        digest.update(source.read_bytes())
+        digest.update(source.read_bytes() if source.is_file() else b"")
     return digest.hexdigest()[:32]
 
 
@@ -125,6 +171,8 @@ def _caches() -> Iterator[Path]:
         home = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
         home = Path(home) / "ignite-llm"
     yield Path(home) / _CODE
+    import tempfile  # seldom needed, and slow to import
+
     who = os.getuid() if hasattr(os, "getuid") else "me"
     yield Path(tempfile.gettempdir()) / f"ignite-llm-{who}" / _CODE
 
