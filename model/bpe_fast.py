@@ -5,7 +5,6 @@ are in `model/fast/`, which is to be read in the order scan, table, count, learn
 decode. Nothing here decides a result: the readable code is the definition, and the tests compare.
 """
 
-import array
 import functools
 import itertools
 import operator
@@ -185,7 +184,8 @@ class Coder:
             return ids
         array = self.encode_array(text)
         ids = [0] * len(array)
-        self._numbers  # noqa: B018  they are made now
+        if not self._desk[desk.NUMBERS]:
+            self._lend_numbers()
         address, width = array.ctypes.data, array.itemsize
         for i in range(0, len(ids), _OUT):
             many = min(_OUT, len(ids) - i)
@@ -219,12 +219,9 @@ class Coder:
         finally:
             self._lend_own()
 
-    @functools.cached_property
-    def _numbers(self) -> np.ndarray:
+    def _lend_numbers(self) -> None:
         """Each id as a Python number: it is faster to look one up than to make one."""
-        numbers = np.arange(len(self._token_bytes)).astype(object)
-        self._desk.lend(desk.NUMBERS, numbers)
-        return numbers
+        self._desk.lend(desk.NUMBERS, np.arange(len(self._token_bytes)).astype(object))
 
     def _taken(self) -> np.ndarray:
         """Take away what has been encoded so far."""
@@ -250,7 +247,7 @@ class Coder:
     def decode(self, ids: Iterable[SupportsIndex]) -> memoryview:
         """The bytes of `ids`. ValueError: an id outside the vocabulary."""
         tokens = self._as_tokens(ids)
-        wide, address = tokens.itemsize == 4, _address(tokens)
+        wide, address = tokens.itemsize == 4, tokens.ctypes.data
         known = self._decoding
         total = self._kernels.measure(known.address, address, len(tokens), wide)
         if total < 0:
@@ -270,7 +267,7 @@ class Coder:
         known[desk.TOKENS] = len(self._token_bytes)
         return known
 
-    def _as_tokens(self, ids: Iterable[SupportsIndex]) -> np.ndarray | array.array:
+    def _as_tokens(self, ids: Iterable[SupportsIndex]) -> np.ndarray:
         """The ids as unsigned numbers of 16 or 32 bits."""
         if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.ndim == 1:
             if ids.dtype in (np.uint16, np.uint32):
@@ -279,23 +276,16 @@ class Coder:
             if len(outside):
                 raise self._stranger(outside[0])
             return ids.astype(np.uint32)
-        ids = ids if isinstance(ids, list | tuple) else list(ids)
-        try:
-            return array.array("I", ids)
-        except OverflowError:
-            numbers = map(operator.index, ids)
-            outside = next(i for i in numbers if not 0 <= i < len(self._token_bytes))
-            raise self._stranger(outside) from None
+        ids = ids if isinstance(ids, list) else list(ids)
+        tokens = np.empty(len(ids), np.uint32)
+        if self._kernels.read_list(self._decoding.address, ids, tokens.ctypes.data, len(ids)):
+            return tokens
+        numbers = map(operator.index, ids)
+        raise self._stranger(next(i for i in numbers if not 0 <= i < len(self._token_bytes)))
 
     def _stranger(self, token: int) -> ValueError:
         last = len(self._token_bytes) - 1
         return ValueError(f"token id {token}: this vocabulary has 0..{last}")
-
-
-def _address(tokens: np.ndarray | array.array) -> int:
-    if isinstance(tokens, array.array):
-        return tokens.buffer_info()[0]
-    return tokens.ctypes.data
 
 
 def _forget(work: Desk) -> None:

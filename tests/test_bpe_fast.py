@@ -262,13 +262,16 @@ def test_a_short_text_does_not_disturb_a_desk_in_use(rich) -> None:
 def test_numbers_of_a_list_are_counted(rich) -> None:
     """Python keeps a number as long as something holds it: no more, and no less."""
 
+    rich.encode("a")  # now there are numbers
+    numbers = rich._coder._desk.arrays[desk.NUMBERS]
+
     def references() -> int:
-        return sys.getrefcount(rich._coder._numbers[2000])
+        return sys.getrefcount(numbers[2000])
 
     before = references()
     ids = rich.encode("a short text" * 3) + rich.encode(rich.token_bytes[2000] * 5000)
     ids += rich.encode(rich.token_bytes[2000].decode() * 3)
-    held = sum(i is rich._coder._numbers[2000] for i in ids)
+    held = sum(i is numbers[2000] for i in ids)
     assert held >= 5000
     after = references()
     assert after == before + held

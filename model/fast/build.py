@@ -39,10 +39,12 @@ KERNELS = {
     "decode": ("decode", 5),
     "encode_short": ("lists", 2),
     "fill_list": ("lists", 5),
+    "read_list": ("lists", 4),
 }
 # what kernels call of the interpreter's stable interface
 _OF_PYTHON = ("PyLong_AsLongLong", "PyUnicode_GetLength", "PyUnicode_AsUTF8AndSize")
-_OF_PYTHON += ("PyErr_Clear", "PyList_New", "PyList_SetItem", "Py_IncRef", "Py_DecRef")
+_OF_PYTHON += ("PyErr_Clear", "PyList_New", "PyList_SetItem", "PyList_GetItem")
+_OF_PYTHON += ("Py_IncRef", "Py_DecRef")
 _PATIENCE = 120  # seconds
 _METH_O = 8  # a function of one argument
 

@@ -7,7 +7,7 @@ alone takes longer than encoding ten words.
 
 from numba import types
 
-from model.fast.desk import BUSY, CALLS, NUMBERS, OUT, TEXT_SIZE, WIDE
+from model.fast.desk import BUSY, CALLS, NUMBERS, OUT, TEXT_SIZE, TOKENS, WIDE
 from model.fast.memory import ints_at, longs_at, part, shorts_at, value
 
 MOST = 4096  # characters of a short text: a longer one should let other threads run
@@ -25,6 +25,7 @@ _utf8 = _function("PyUnicode_AsUTF8AndSize", 2)
 _forget_error = _function("PyErr_Clear", 0)
 _new_list = _function("PyList_New", 1)
 _put = _function("PyList_SetItem", 3)
+_item = _function("PyList_GetItem", 2)
 _keep = _function("Py_IncRef", 1)
 _drop = _function("Py_DecRef", 1)
 
@@ -60,6 +61,19 @@ def fill_list(desk_address, tokens, at, ids_address, many):
     desk = longs_at(desk_address)
     _fill(tokens, at, ids_address, many, desk[WIDE], longs_at(desk[NUMBERS]))
     return 0
+
+
+def read_list(desk_address, tokens, ids_address, many):
+    """Kernel: copy the numbers of a list to an array of uint32. 0 if one of them is no token."""
+    ids, known = ints_at(ids_address), longs_at(desk_address)[TOKENS]
+    for i in range(many):
+        item = _item(tokens, i)  # 0 if the list has become shorter
+        number = _number(item) if item != 0 else -1
+        if number < 0 or number >= known:
+            _forget_error()
+            return 0
+        ids[i] = number
+    return 1
 
 
 @part
