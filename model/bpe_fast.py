@@ -170,7 +170,8 @@ class Coder:
         work[desk.PAIRS_SHIFT] = 64 - bits
         made = len(token_bytes) - len(merges)
         self._kernels.know_merges(work.address, flat.ctypes.data, len(merges), made)
-        self._short = self._kernels.encoder(work.address)
+        self._short = self._kernels.encoder(work.address)  # not while the desk is busy
+        self._busy = memoryview(work.fields)[desk.BUSY : desk.BUSY + 1]
 
     def _lend_own(self) -> None:
         """Room for ordinary texts."""
@@ -196,17 +197,15 @@ class Coder:
         """The ids of a text as an array of uint16 or uint32."""
         data = to_bytes(text)
         with self._lock:
-            self._desk[desk.BUSY] = 1
+            self._busy[0] = 1
             try:
                 many = self._encode(self._address, data, len(data), 0)
-                return self._whole(many, data)
+                return self._out[:many].copy() if many >= 0 else self._whole(many, data)
             finally:
-                self._desk[desk.BUSY] = 0
+                self._busy[0] = 0
 
     def _whole(self, many: int, data: bytes) -> np.ndarray:
-        """What has been encoded, after all has been, if it was too much for one call."""
-        if many >= 0:
-            return self._out[:many].copy()
+        """What was too much for one call, after all has been encoded."""
         parts = []
         try:
             while many < 0:

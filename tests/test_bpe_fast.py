@@ -177,10 +177,14 @@ def test_what_is_known_is_bounded_and_changes_nothing(rich, play, monkeypatch) -
     assert len(small._coder._desk.arrays[desk.TABLE]) <= 4 << 14
 
 
-def test_threads_may_share_a_tokenizer(play) -> None:
-    shared = Tokenizer.train([play], vocab_size=1000)
-    texts = [play[i : i + 30_000] for i in range(0, 600_000, 30_000)]
-    expected = Tokenizer(shared.merges).encode_batch(texts)
+def test_threads_may_share_a_tokenizer(rich) -> None:
+    """Long texts, for which others may work meanwhile, and short ones, for which they may not."""
+    whole = "".join(sources(400_000))
+    texts = [whole[i : i + 30_000] for i in range(0, len(whole), 30_000)]
+    texts += [whole[i : i + 40] for i in range(0, 40_000, 40)]
+    random.Random(6).shuffle(texts)
+    shared = Tokenizer(rich.merges, pattern=rich.pattern)
+    expected = Tokenizer(rich.merges, pattern=rich.pattern).encode_batch(texts)
     found: dict[int, list[list[int]]] = {}
 
     def work(number: int) -> None:

@@ -81,7 +81,12 @@ class Kernels:
         self._short = _Method(b"encode_short", addresses["encode_short"], _METH_O, None)
 
     def encoder(self, desk_address: int) -> Callable[[object], list[int]]:
-        """`encode_short` of a desk, as a function of Python, which is called ten times as fast."""
+        """`encode_short` of a desk, as a function of Python, which is called ten times as fast.
+
+        It counts on the interpreter's lock; where there is none it encodes nothing.
+        """
+        if not getattr(sys, "_is_gil_enabled", lambda: True)():
+            return lambda text: []
         arguments = [ctypes.POINTER(_Method), ctypes.py_object, ctypes.py_object]
         make = ctypes.PYFUNCTYPE(ctypes.py_object, *arguments)
         return make(("PyCFunction_NewEx", ctypes.pythonapi))(self._short, desk_address, None)
