@@ -1,214 +1,248 @@
-"""How fast the tokenizer learns, encodes and decodes, beside tokenizers and tiktoken.
+"""How fast the tokenizer learns, encodes and decodes, beside all the others that are installed.
 
-    python bench/tokenizer.py                          # TinyShakespeare and the standard library
-    python bench/tokenizer.py --large english.txt      # and a text of one's own, say of 100 MB
+    python bench/tokenizer.py --corpora FOLDER     # texts of bench/corpora.py: twenty minutes
+    python bench/tokenizer.py --quick --corpora FOLDER    # the same on a tenth of the texts, once
+    python bench/tokenizer.py                      # TinyShakespeare alone: a minute
 
-Every figure is the median of five, all contenders in turn, on one thread, with the same output on
-both sides, and taken only after their results were found equal. Compilation is not in it (it is
-done once on a machine), the state of what is known of the text is said: "warm" is a tokenizer that
-has seen it, "fresh" one that has not.
+Every figure is the median of five, all contenders in turn, with the same output on both sides, and
+taken only after merges or ids were found equal to those of tokenizers, tiktoken, gigatoken and
+fastokens. rustbpe numbers the bytes otherwise and so breaks ties otherwise: of it only the size of
+the vocabulary is compared. Seconds are of the wall, beside them those of the processor; one thread
+and two are two processes, as most libraries start their threads once. Compilation is not in it (it
+is done once on a machine). "Fresh" is a tokenizer that has seen no text, "warm" one that has.
+
+The result names each goal, what was measured for it, and whether it is met; but for --quick, which
+is to try the script: ratios on a tenth of a text are others. gigatoken takes longer to learn 32,000
+tokens from 10 MB than from 100 MB, as it slows down where few pairs are left.
 """
 
 import argparse
+import inspect
 import json
 import os
-import statistics
 import subprocess
 import sys
-import sysconfig
-import time
+import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-import tiktoken
-import tokenizers
+import tokenizer_peers as peers
 from common import ROOT, save
-from tokenizers import Regex, models, pre_tokenizers, trainers
+from tokenizer_timing import Cell, measure
+from tokenizer_timing import fresh_process as in_a_fresh_process
 
-from model.bpe import END_OF_TEXT, Tokenizer
-from model.bpe_export import to_tiktoken
-from model.split import PATTERN_NAME, PATTERNS
-
-TIMES = 5
-PLAY = Path(os.environ.get("IGNITE_TEST_CORPUS", ROOT.parent / "shared/data/tinyshakespeare.txt"))
-
-
-def sources(limit: int) -> str:
-    """The standard library's own modules, one after the other."""
-    folder = Path(sysconfig.get_path("stdlib"))
-    text = "".join(p.read_text("utf-8", "replace") for p in sorted(folder.glob("*.py")))
-    return text[:limit]
-
-
-def medians(work: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Seconds of each contender, in turn."""
-    spent: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(TIMES):
-        for name, do in work.items():
-            started = time.perf_counter()
-            do()
-            spent[name].append(time.perf_counter() - started)
-    return {name: statistics.median(seconds) for name, seconds in spent.items()}
-
-
-def huggingface(documents: list[str], vocab_size: int) -> tokenizers.Tokenizer:
-    trained = tokenizers.Tokenizer(models.BPE())
-    pieces = pre_tokenizers.Split(Regex(PATTERNS[PATTERN_NAME]), behavior="isolated")
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    trained.pre_tokenizer = pre_tokenizers.Sequence([pieces, level])
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    trained.train_from_iterator(documents, trainer)
-    return trained
-
-
-def merges_of(trained: tokenizers.Tokenizer) -> list[tuple[int, int]]:
-    model = json.loads(trained.to_str())["model"]
-    return [(model["vocab"][left], model["vocab"][right]) for left, right in model["merges"]]
-
-
-def training(documents: list[str], vocab_size: int) -> dict[str, Any]:
-    ours = Tokenizer.train(documents, vocab_size=vocab_size)
-    assert ours.merges == merges_of(huggingface(documents, vocab_size)), "merges differ"
-    seconds = medians(
-        {
-            "ours": lambda: Tokenizer.train(documents, vocab_size=vocab_size),
-            "tokenizers": lambda: huggingface(documents, vocab_size),
-        }
-    )
-    return {"seconds": seconds, "merges": len(ours.merges), "stopped": ours.stopped_because}
-
-
-def coding(text: str, ours: Tokenizer, theirs: tokenizers.Tokenizer) -> dict[str, Any]:
-    """MB/s of UTF-8, but for the seconds that are said to be seconds."""
-    rank = tiktoken.Encoding(**to_tiktoken(ours))
-    ids = ours.encode(text)
-    array = ours.encode_array(text)
-    assert ids == array.tolist() == rank.encode_ordinary(text) == theirs.encode(text).ids
-    assert ours.decode(ids) == rank.decode(ids) == text
-    megabytes = len(text.encode()) / 1e6
-
-    def fresh() -> Tokenizer:
-        return Tokenizer(ours.merges)
-
-    to_array = {
-        "ours": lambda: ours.encode_array(text),
-        "ours, fresh": lambda: fresh().encode_array(text),
-        "tiktoken": lambda: rank.encode_to_numpy(text, disallowed_special=()),
-        "tokenizers": lambda: np.array(theirs.encode(text).ids),
-    }
-    to_list = {
-        "ours": lambda: ours.encode(text),
-        "ours, fresh": lambda: fresh().encode(text),
-        "tiktoken": lambda: rank.encode_ordinary(text),
-    }
-    works = {
-        "encode to an array": to_array,
-        "encode to a list": to_list,
-        "decode an array to bytes": {
-            "ours": lambda: ours.decode_bytes(array),
-            "tiktoken": lambda: rank.decode_bytes(array),
-        },
-        "decode a list to text": {
-            "ours": lambda: ours.decode(ids),
-            "tiktoken": lambda: rank.decode(ids),
-        },
-    }
-    found = {name: medians(work) for name, work in works.items()}
-    speeds = {
-        name: {who: megabytes / seconds for who, seconds in spent.items()}
-        for name, spent in found.items()
-    }
-    return {"megabytes": megabytes, "tokens": len(ids), "MB/s": speeds}
-
-
-def latency(text: str, ours: Tokenizer) -> dict[str, Any]:
-    """Microseconds of a short call."""
-    rank, calls = tiktoken.Encoding(**to_tiktoken(ours)), 5000
-    found = {}
-    for size in (13, 100, 1000):
-        short = text[:size]
-
-        def repeat(do: Callable[[str], Any], short: str = short) -> Callable[[], None]:
-            return lambda: [do(short) for _ in range(calls)] and None
-
-        seconds = medians(
-            {
-                "ours": repeat(ours.encode),
-                "ours, array": repeat(ours.encode_array),
-                "tiktoken": repeat(rank.encode_ordinary),
-            }
-        )
-        found[f"{size} bytes"] = {who: 1e6 * spent / calls for who, spent in seconds.items()}
-    return found
-
-
-_OURS = """
 from model.bpe import Tokenizer
-text = open({path!r}).read()
-Tokenizer.train([text], vocab_size=4096).encode_array(text)
-"""
-_THEIRS = """
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-text = open({path!r}).read()
-it = Tokenizer(models.BPE())
-level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-split = pre_tokenizers.Split(Regex({pattern!r}), behavior="isolated")
-it.pre_tokenizer = pre_tokenizers.Sequence([split, level])
-alphabet = pre_tokenizers.ByteLevel.alphabet()
-it.train_from_iterator([text], trainers.BpeTrainer(
-    vocab_size=4096, min_frequency=2, initial_alphabet=alphabet, show_progress=False))
-it.encode(text)
-"""
+from model.split import PATTERN_NAME
+
+PLAY = Path(os.environ.get("IGNITE_TEST_CORPUS", ROOT.parent / "shared/data/tinyshakespeare.txt"))
+HAVE, CHUNK = peers.PEERS, 16_384
+TWO_THREADS = {"workers": 2} if "workers" in inspect.signature(Tokenizer.train).parameters else {}
+ONE_THREAD = {"workers": 1} if TWO_THREADS else {}
 
 
-def fresh_process(path: Path) -> dict[str, float]:
-    """Seconds to start Python, import, learn 4,096 tokens from a text and encode it."""
+def documents_of(text: str) -> list[str]:
+    """Pieces of some 16 KB, each up to the end of a line."""
+    documents, at = [], 0
+    while at < len(text):
+        end = text.rfind("\n", at, at + CHUNK) + 1 or at + CHUNK
+        documents.append(text[at:end])
+        at = end
+    return documents
 
-    def process(code: str) -> Callable[[], None]:
-        filled = code.format(path=str(path), pattern=PATTERNS[PATTERN_NAME])
-        return lambda: subprocess.run([sys.executable, "-c", filled], cwd=ROOT, check=True) and None
 
-    return medians({"ours": process(_OURS), "tokenizers": process(_THEIRS)})
+def train(name: str, documents: list[str], vocab_size: int, threads: int) -> list[Cell]:
+    """Learn with the default pattern, and beside gigatoken with GPT-2's."""
+    more = TWO_THREADS if threads > 1 else ONE_THREAD
+
+    def ours(pattern: str) -> Tokenizer:
+        return Tokenizer.train(documents, vocab_size=vocab_size, pattern=pattern, **more)
+
+    made = ours(PATTERN_NAME)
+    works: dict[str, Callable[[], Any]] = {"ours": lambda: ours(PATTERN_NAME)}
+    if "tokenizers" in HAVE:
+        theirs = peers.merges_of(peers.huggingface(documents, vocab_size))
+        assert made.merges == theirs, f"{name}: merges differ from those of tokenizers"
+        works["tokenizers"] = lambda: peers.huggingface(documents, vocab_size)
+    if "rustbpe" in HAVE:
+        size = peers.rustbpe(documents, vocab_size).vocab_size
+        assert size == made.vocab_size - 1, f"{name}: rustbpe has {size} tokens"
+        works["rustbpe"] = lambda: peers.rustbpe(documents, vocab_size)
+    cells = [measure(f"train {name}", works)]
+    if "gigatoken" in HAVE and made.vocab_size == vocab_size:  # it loops when nothing is left
+        old = ours("gpt2")
+        merges = [(old.token_bytes[a], old.token_bytes[b]) for a, b in old.merges]
+        found = peers.gigatoken_merges(documents, vocab_size)
+        assert merges == found, f"{name}: merges differ from those of gigatoken"
+        works = {"ours": lambda: ours("gpt2")}
+        works["gigatoken"] = lambda: peers.gigatoken_merges(documents, vocab_size)
+        cells.append(measure(f"train {name}, GPT-2's pattern", works))
+    return cells
+
+
+def code(name: str, text: str, make: peers.Encoders) -> list[Cell]:
+    """Encode one text into arrays and lists, and decode it."""
+    ours = make.ours()
+    ids, array = ours.encode(text), ours.encode_array(text)
+    to_array = {"ours": lambda: ours.encode_array(text)}
+    to_list = {"ours": lambda: ours.encode(text)}
+    to_bytes = {"ours": lambda: ours.decode_bytes(array)}
+    to_text = {"ours": lambda: ours.decode(ids)}
+    if "tiktoken" in HAVE:
+        rank = make.tiktoken()
+        assert ids == rank.encode_ordinary(text), f"{name}: ids differ from those of tiktoken"
+        to_array["tiktoken"] = lambda: rank.encode_to_numpy(text, disallowed_special=())
+        to_list["tiktoken"] = lambda: rank.encode_ordinary(text)
+        to_bytes["tiktoken"] = lambda: rank.decode_bytes(array.tolist())
+        to_text["tiktoken"] = lambda: rank.decode(ids)
+    if "tokenizers" in HAVE:
+        slow = make.tokenizers()
+        assert ids == slow.encode(text).ids, f"{name}: ids differ from those of tokenizers"
+        to_array["tokenizers"] = lambda: np.array(slow.encode(text).ids)
+        to_text["tokenizers"] = lambda: slow.decode(ids)
+    if "gigatoken" in HAVE:
+        giga = make.gigatoken()
+        assert ids == giga.encode(text).tolist(), f"{name}: ids differ from those of gigatoken"
+        to_array["gigatoken"] = lambda: giga.encode(text)
+        to_bytes["gigatoken"] = lambda: giga.decode(array.astype(np.uint32))
+    if "fastokens" in HAVE:
+        fast = make.fastokens()
+        assert ids == fast.encode(text).ids, f"{name}: ids differ from those of fastokens"
+        to_array["fastokens"] = lambda: np.array(fast.encode(text).ids)
+        to_list["fastokens"] = lambda: fast.encode(text).ids
+    assert array.tolist() == ids and ours.decode(ids) == text
+    return [
+        measure(f"encode {name} to an array, warm", to_array),
+        measure(f"encode {name} to a list, warm", to_list),
+        measure(f"decode {name}, an array to bytes", to_bytes),
+        measure(f"decode {name}, a list to text", to_text),
+    ]
+
+
+def encode_fresh(name: str, documents: list[str], make: peers.Encoders, threads: int) -> list[Cell]:
+    """Encode many documents to lists with a tokenizer that has seen no text."""
+
+    def ours() -> Callable[[], Any]:
+        return in_threads([make.ours() for _ in range(threads)], documents)
+
+    works: dict[str, Callable[[], Callable[[], Any]]] = {"ours": ours}
+    found = ours()()
+    if "tiktoken" in HAVE:
+        assert found == make.tiktoken().encode_ordinary_batch(documents, num_threads=threads)
+        works["tiktoken"] = lambda: (
+            lambda rank: lambda: rank.encode_ordinary_batch(documents, num_threads=threads)
+        )(make.tiktoken())
+    if "gigatoken" in HAVE:
+        works["gigatoken"] = lambda: (
+            lambda giga: lambda: giga.encode_batch_list(documents, parallel=threads > 1)
+        )(make.gigatoken())
+        assert found == works["gigatoken"]()()
+    return [measure(f"encode {name} to lists, fresh", works, fresh=True)]
+
+
+def in_threads(ours: list[Tokenizer], documents: list[str]) -> Callable[[], list[list[int]]]:
+    """Give each tokenizer a thread and its share of the documents, a run of them."""
+    step = -(-len(documents) // len(ours))
+    shares = [documents[i : i + step] for i in range(0, len(documents), step)]
+
+    def work() -> list[list[int]]:
+        if len(ours) == 1:
+            return ours[0].encode_batch(documents)
+        with ThreadPoolExecutor(len(ours)) as pool:
+            parts = pool.map(lambda one, share: one.encode_batch(share), ours, shares)
+            return [ids for part in parts for ids in part]
+
+    return work
+
+
+def latency(text: str, make: peers.Encoders, calls: int = 5000) -> list[Cell]:
+    """`calls` calls with one short text."""
+    encoders = {"ours": make.ours().encode}
+    if "tiktoken" in HAVE:
+        encoders["tiktoken"] = make.tiktoken().encode_ordinary
+    if "gigatoken" in HAVE:
+        encoders["gigatoken"] = make.gigatoken().encode
+
+    def repeat(encode: Callable[[str], Any], short: str) -> Callable[[], None]:
+        return lambda: [encode(short) for _ in range(calls)] and None
+
+    return [
+        measure(
+            f"{calls} calls of {size} bytes",
+            {k: repeat(e, text[:size]) for k, e in encoders.items()},
+        )
+        for size in (13, 100, 1000)
+    ]
+
+
+def cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
+    """All that is measured with the number of threads asked for; the folder is for files."""
+    threads, play = options.threads, PLAY.read_text()
+    found = train("TinyShakespeare to 4,096", [play], 4096, threads)
+    if options.corpora is None:
+        make = peers.Encoders(Tokenizer.train([play], vocab_size=4096), folder)
+        if threads == 1:
+            found += code("TinyShakespeare", play, make) + latency(play, make)
+            found.append(in_a_fresh_process(PLAY))
+        return found
+    part = 10 if options.quick else 1
+    texts = {}
+    for name in ("english", "multilingual", "stdlib"):
+        data = (options.corpora / f"{name}.txt").read_bytes()
+        texts[name] = data[: len(data) // part].decode("utf-8", "ignore")
+    for name, text in texts.items():
+        documents = documents_of(text)
+        if name == "english":
+            found += train(f"{name} to 32,000", documents, 32_000, threads)
+        elif threads == 1 and "tokenizers" in HAVE:
+            theirs = peers.merges_of(peers.huggingface(documents, 32_000))
+            assert theirs == Tokenizer.train(documents, vocab_size=32_000).merges, name
+        make = peers.Encoders(Tokenizer.train(documents, vocab_size=32_000), folder)
+        found += encode_fresh(name, documents, make, threads)
+        if threads == 1:
+            sample = "".join(documents[len(documents) // 2 :])[:8_000_000]
+            found += code(f"8 MB of {name}", sample, make)
+        if name == "english" and threads == 1:
+            found += latency(play, make)
+    if threads == 1:
+        found.append(in_a_fresh_process(PLAY))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--large", type=Path, help="a large UTF-8 text, to learn 32,000 tokens")
+    parser.add_argument("--corpora", type=Path, help="the folder that bench/corpora.py filled")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the texts, each once")
     parser.add_argument("--note", default="", help="what a reader should know of the machine's day")
+    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    play = PLAY.read_text()
-    texts = {"TinyShakespeare": play, "standard library": sources(8_000_000)}
-    trained = {"TinyShakespeare, 4,096": training([play], 4096)}
-    coded = {}
-    if options.large:
-        large = options.large.read_text()
-        documents = [large[i : i + 16_384] for i in range(0, len(large), 16_384)]
-        trained["large, 32,000"] = training(documents, 32_000)
-        texts["large, its first 8 MB"] = large[:8_000_000]
-    for name, text in texts.items():
-        vocabulary = Tokenizer.train([text], vocab_size=32_000)
-        coded[name] = coding(text, vocabulary, huggingface([text], 32_000))
-    result = {
-        "note": options.note,
-        "versions": {"tokenizers": tokenizers.__version__, "tiktoken": tiktoken.__version__},
-        "train": trained,
-        "code": coded,
-        "microseconds": latency(play, Tokenizer.train([play], vocab_size=4096)),
-        "fresh process, seconds": fresh_process(PLAY),
-    }
+    if options.threads is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps([cell.as_dict() for cell in cells(options, Path(folder))]))
+        return
+    found = {}
+    for threads in (1, 2):
+        again = [sys.executable, __file__, *sys.argv[1:], "--threads", str(threads)]
+        more = {
+            "RAYON_NUM_THREADS": str(threads),
+            "TOKENIZERS_PARALLELISM": str(threads > 1).lower(),
+        }
+        if options.quick:
+            more["IGNITE_BENCH_TIMES"] = "1"
+        told = subprocess.run(again, env=os.environ | more, stdout=subprocess.PIPE, check=True)
+        found[threads] = json.loads(told.stdout)
+    from tokenizer_goals import judge
+
+    goals = "not judged: they are for whole texts" if options.quick else judge(found)
+    result = {"note": options.note, "versions": peers.VERSIONS, "goals": goals}
+    result |= {f"threads: {threads}": told for threads, told in found.items()}
     print(json.dumps(result, indent=2))
-    save("tokenizer", result)
+    if not options.quick:
+        save("tokenizer", result)
 
 
 if __name__ == "__main__":

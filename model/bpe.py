@@ -57,10 +57,8 @@ class Tokenizer:
         self.pattern = pattern
         if len(self.special_tokens) < len(special_tokens):
             raise ValueError(f"special tokens {special_tokens}: give each name only once")
-        for name in self.special_tokens:
-            if (
-                len(list(split(name, pattern))) < 2
-            ):  # then a learned token could come out equal to it
+        for name in self.special_tokens:  # a learned token could come out equal to a single piece
+            if name != END_OF_TEXT and len(list(split(name, pattern))) < 2:
                 raise ValueError(f"special token {name!r}: write it like '<|{name}|>'")
         first = len(special_tokens)
         self.token_bytes = [name.encode() for name in special_tokens]
@@ -131,7 +129,7 @@ class Tokenizer:
         smuggle one in. ValueError: a name there that this tokenizer lacks.
         """
         if not allowed_special:
-            return self._coder.encode(to_bytes(text))
+            return self._coder.encode(text)
         ids: list[int] = []
         for part in self._parts(to_bytes(text), allowed_special):
             ids += [part] if isinstance(part, int) else self._coder.encode(part)
@@ -140,7 +138,7 @@ class Tokenizer:
     def encode_array(self, text: str | bytes, allowed_special: Collection[str] = ()) -> np.ndarray:
         """The same as an array: of uint16, or uint32 where there are more than 65,536 tokens."""
         if not allowed_special:
-            return self._coder.encode_array(to_bytes(text))
+            return self._coder.encode_array(text)
         encode = self._coder.encode_array
         empty = encode(b"")
         parts = self._parts(to_bytes(text), allowed_special)

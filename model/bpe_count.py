@@ -22,6 +22,7 @@ from model.bpe_parts import Part, Text, parts
 from model.fast import desk
 from model.fast.build import kernels
 from model.fast.desk import Desk
+from model.fast.plainly import endings
 
 MOST_WORKERS = 4  # by default: reading is one thread's work, and each has a table
 ALONE = 1 << 22  # bytes: not worth threads
@@ -174,6 +175,7 @@ class _Worker:
         self._desk = work = Desk()
         work.lend(desk.CLASSES, desk.kinds())
         work[desk.MODE], work[desk.ENOUGH] = desk.MODES[pattern], _ENOUGH
+        work.lend(desk.ENDINGS, endings(work[desk.MODE]))
         work.lend(desk.AHEAD, np.zeros(4 * desk.PIECES_AHEAD, np.int64))
         work.new_table(bits=min(_FIRST_BITS, TABLE_BITS))
         work[desk.POOL_SIZE] = min(1 << _FIRST_BITS, _POOL)

@@ -5,7 +5,6 @@ are in `model/fast/`, which is to be read in the order scan, table, count, learn
 decode. Nothing here decides a result: the readable code is the definition, and the tests compare.
 """
 
-import array
 import functools
 import itertools
 import operator
@@ -16,17 +15,17 @@ from typing import SupportsIndex
 import numpy as np
 
 from model.bpe_count import Report, count_words
-from model.bpe_merges import Pair, Progress
+from model.bpe_merges import Pair, Progress, to_bytes
 from model.bpe_parts import Text
 from model.bpe_plain import id_type
 from model.fast import desk
 from model.fast.build import kernels
 from model.fast.desk import Desk
+from model.fast.plainly import endings
 
 _AT_ONCE = 1024  # merges learned in one call
 _ENOUGH = 1 << 20  # words rewritten in one call, or somewhat more: it ends with a merge
 _OUT = 1 << 15  # tokens encoded in one call, and a piece more
-_FEW = 100  # ids: a list of so few is made at once
 _MOST_ENTRIES = 1 << 20  # known pieces when encoding: some 90 MB, then it forgets and begins anew
 _MOST_POOL = 1 << 23  # int32 for what does not stand in an entry itself
 _SCRATCH = 1 << 12  # int32 for merging within a piece, when it is not in use for a long one
@@ -36,7 +35,8 @@ def _new_desk(pattern: str, byte_tokens: Sequence[int]) -> Desk:
     """A desk to split by a pattern, with an empty table of pieces."""
     new = Desk()
     new.lend(desk.CLASSES, desk.kinds())
-    new[desk.MODE] = desk.MODES[pattern]
+    new[desk.MODE] = mode = desk.MODES[pattern]
+    new.lend(desk.ENDINGS, endings(mode))
     new.lend(desk.BYTE_TOKENS, np.array(byte_tokens, np.int32))
     new.lend(desk.AHEAD, np.zeros(4 * desk.PIECES_AHEAD, np.int64))
     new.new_table()
@@ -150,6 +150,8 @@ class Coder:
         work[desk.PAIRS_SHIFT] = 64 - bits
         made = len(token_bytes) - len(merges)
         self._kernels.know_merges(work.address, flat.ctypes.data, len(merges), made)
+        self._short = self._kernels.encoder(work.address)  # not while the desk is busy
+        self._busy = memoryview(work.fields)[desk.BUSY : desk.BUSY + 1]
 
     def _lend_own(self) -> None:
         """Room for ordinary texts."""
@@ -157,27 +159,33 @@ class Coder:
         self._desk.lend(desk.SCRATCH, self._scratch)
         self._desk[desk.OUT_SIZE], self._desk[desk.SCRATCH_SIZE] = _OUT, _SCRATCH
 
-    def encode(self, data: bytes) -> list[int]:
-        """The ids of a text's bytes."""
-        with self._lock:
-            many = self._encode(self._address, data, len(data), 0)
-            if 0 <= many < _FEW:
-                return self._out[:many].tolist()
-            ids = self._whole(many, data)
-        numbers = self._numbers
-        ids = [numbers[ids[i : i + _OUT]].tolist() for i in range(0, len(ids), _OUT)]
-        return ids[0] if len(ids) == 1 else list(itertools.chain.from_iterable(ids))
+    def encode(self, text: str | bytes) -> list[int]:
+        """The ids of a text."""
+        if type(text) is str and (ids := self._short(text)):
+            return ids
+        array = self.encode_array(text)
+        ids = [0] * len(array)
+        if not self._desk[desk.NUMBERS]:
+            self._lend_numbers()
+        address, width = array.ctypes.data, array.itemsize
+        for i in range(0, len(ids), _OUT):
+            many = min(_OUT, len(ids) - i)
+            self._kernels.fill_list(self._address, ids, i, address + i * width, many)
+        return ids
 
-    def encode_array(self, data: bytes) -> np.ndarray:
-        """The ids of a text's bytes as an array of uint16 or uint32."""
+    def encode_array(self, text: str | bytes) -> np.ndarray:
+        """The ids of a text as an array of uint16 or uint32."""
+        data = to_bytes(text)
         with self._lock:
-            many = self._encode(self._address, data, len(data), 0)
-            return self._whole(many, data)
+            self._busy[0] = 1
+            try:
+                many = self._encode(self._address, data, len(data), 0)
+                return self._out[:many].copy() if many >= 0 else self._whole(many, data)
+            finally:
+                self._busy[0] = 0
 
     def _whole(self, many: int, data: bytes) -> np.ndarray:
-        """What has been encoded, after all has been, if it was too much for one call."""
-        if many >= 0:
-            return self._out[:many].copy()
+        """What was too much for one call, after all has been encoded."""
         parts = []
         try:
             while many < 0:
@@ -190,10 +198,9 @@ class Coder:
         finally:
             self._lend_own()
 
-    @functools.cached_property
-    def _numbers(self) -> np.ndarray:
+    def _lend_numbers(self) -> None:
         """Each id as a Python number: it is faster to look one up than to make one."""
-        return np.arange(len(self._token_bytes)).astype(object)
+        self._desk.lend(desk.NUMBERS, np.arange(len(self._token_bytes)).astype(object))
 
     def _taken(self) -> np.ndarray:
         """Take away what has been encoded so far."""
@@ -219,7 +226,7 @@ class Coder:
     def decode(self, ids: Iterable[SupportsIndex]) -> memoryview:
         """The bytes of `ids`. ValueError: an id outside the vocabulary."""
         tokens = self._as_tokens(ids)
-        wide, address = tokens.itemsize == 4, _address(tokens)
+        wide, address = tokens.itemsize == 4, tokens.ctypes.data
         known = self._decoding
         total = self._kernels.measure(known.address, address, len(tokens), wide)
         if total < 0:
@@ -239,7 +246,7 @@ class Coder:
         known[desk.TOKENS] = len(self._token_bytes)
         return known
 
-    def _as_tokens(self, ids: Iterable[SupportsIndex]) -> np.ndarray | array.array:
+    def _as_tokens(self, ids: Iterable[SupportsIndex]) -> np.ndarray:
         """The ids as unsigned numbers of 16 or 32 bits."""
         if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.ndim == 1:
             if ids.dtype in (np.uint16, np.uint32):
@@ -248,23 +255,16 @@ class Coder:
             if len(outside):
                 raise self._stranger(outside[0])
             return ids.astype(np.uint32)
-        ids = ids if isinstance(ids, list | tuple) else list(ids)
-        try:
-            return array.array("I", ids)
-        except OverflowError:
-            numbers = map(operator.index, ids)
-            outside = next(i for i in numbers if not 0 <= i < len(self._token_bytes))
-            raise self._stranger(outside) from None
+        ids = ids if isinstance(ids, list) else list(ids)
+        tokens = np.empty(len(ids), np.uint32)
+        if self._kernels.read_list(self._decoding.address, ids, tokens.ctypes.data, len(ids)):
+            return tokens
+        numbers = map(operator.index, ids)
+        raise self._stranger(next(i for i in numbers if not 0 <= i < len(self._token_bytes)))
 
     def _stranger(self, token: int) -> ValueError:
         last = len(self._token_bytes) - 1
         return ValueError(f"token id {token}: this vocabulary has 0..{last}")
-
-
-def _address(tokens: np.ndarray | array.array) -> int:
-    if isinstance(tokens, array.array):
-        return tokens.buffer_info()[0]
-    return tokens.ctypes.data
 
 
 def _forget(work: Desk) -> None:

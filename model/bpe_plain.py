@@ -9,7 +9,7 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from model.bpe_merges import Pair, apply_merges, from_bytes, learn, spell
+from model.bpe_merges import Pair, apply_merges, from_bytes, learn, spell, to_bytes
 from model.split import split
 
 __all__ = ["Coder", "learn"]
@@ -37,11 +37,11 @@ class Coder:
         self._token_bytes, self._pattern = token_bytes, pattern
         self._ids_of_piece: dict[str, list[int]] = {}
 
-    def encode(self, data: bytes) -> list[int]:
-        """The ids of a text's bytes, no special tokens among them."""
+    def encode(self, text: str | bytes) -> list[int]:
+        """The ids of a text, no special tokens among them."""
         ids: list[int] = []
         known = self._ids_of_piece
-        for piece in split(from_bytes(data), self._pattern):
+        for piece in split(from_bytes(to_bytes(text)), self._pattern):
             ids_of_piece = known.get(piece)
             if ids_of_piece is None:
                 word = apply_merges(spell(piece, self._chars), self._token_of_pair)
@@ -53,9 +53,9 @@ class Coder:
             ids += ids_of_piece
         return ids
 
-    def encode_array(self, data: bytes) -> np.ndarray:
+    def encode_array(self, text: str | bytes) -> np.ndarray:
         """The same as an array of uint16, or uint32 where the vocabulary needs it."""
-        return np.array(self.encode(data), id_type(len(self._token_bytes)))
+        return np.array(self.encode(text), id_type(len(self._token_bytes)))
 
     def decode(self, ids: Iterable[SupportsIndex]) -> bytes:
         """The bytes of `ids`. ValueError: an id outside the vocabulary."""

@@ -10,13 +10,12 @@ import tiktoken
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, models, pre_tokenizers, trainers
+from oracles import huggingface, merges_of
 
 from model import bpe_plain
 from model.bpe import END_OF_TEXT, Tokenizer
 from model.bpe_export import to_huggingface, to_tiktoken
 from model.bpe_merges import apply_merges, pairs_of
-from model.split import PATTERN_NAME, PATTERNS
 
 _SENTENCES = [
     "Don't panic: she's 42, he'LL be 1234567!\r\n\r\n  \tEnd   ",
@@ -25,36 +24,6 @@ _SENTENCES = [
     "def f(x):\n\treturn x**2  # <|endoftext|>\n",
     "\n \n", " ", "", "a" * 100,
 ]  # fmt: skip
-
-
-def huggingface(
-    texts: list[str],
-    vocab_size: int,
-    min_pair_count: int = 2,
-    special_tokens: tuple[str, ...] = (END_OF_TEXT,),
-) -> tokenizers.Tokenizer:
-    """Train with the library that everybody uses."""
-    trained = tokenizers.Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PATTERNS[PATTERN_NAME]), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_pair_count,
-        special_tokens=list(special_tokens),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    trained.train_from_iterator(texts, trainer)
-    return trained
-
-
-def merges_of(trained: tokenizers.Tokenizer) -> list[tuple[int, int]]:
-    model = json.loads(trained.to_str())["model"]
-    return [(model["vocab"][left], model["vocab"][right]) for left, right in model["merges"]]
 
 
 @pytest.fixture(scope="module")

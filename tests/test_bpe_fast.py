@@ -1,8 +1,6 @@
 """The compiled tokenizer against the readable one, tiktoken and Hugging Face."""
 
-import os
 import random
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -10,19 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiktoken
-import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import many_scripts, sources
 from pieces import BYTE_TOKENS, TELLING, awkward_bytes, counted, plainly_counted
-from tiktoken_ext import openai_public
-from tokenizers import Regex, pre_tokenizers
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
 
 from model import bpe_fast, bpe_plain
 from model.bpe import END_OF_TEXT, Tokenizer
-from model.bpe_export import to_huggingface, to_tiktoken
-from model.fast import build, desk
+from model.bpe_export import to_tiktoken
+from model.fast import desk
 from model.split import PATTERNS
 
 _MODES = list(PATTERNS)
@@ -39,12 +33,9 @@ def play(shakespeare: Path) -> bytes:
 
 
 @pytest.fixture(scope="module", params=_MODES)
-def rich(request, play) -> Tokenizer:
+def rich(request) -> Tokenizer:
     """A vocabulary with tokens of many scripts."""
-    rng = random.Random(3)
-    firsts = rng.choices([0xE9, 0x430, 0x5D0, 0x915, 0x4E00, 0x1F600], k=20_000)
-    scripts = "".join(chr(first + rng.randrange(40)) for first in firsts)
-    texts = [play[:400_000], scripts.encode(), TELLING.encode() * 3]
+    texts = [*many_scripts(20_000), *sources(200_000), TELLING * 3]
     return Tokenizer.train(texts, vocab_size=3000, pattern=request.param)
 
 
@@ -98,36 +89,6 @@ def test_shakespeare_teaches_the_same_merges(play, pattern, vocab_size, monkeypa
     assert Tokenizer.train([play], vocab_size=vocab_size, pattern=pattern).merges == ours.merges
 
 
-@pytest.mark.parametrize("pattern", ["gpt2", "cl100k"])
-def test_shakespeare_teaches_the_merges_of_hugging_face(play, pattern) -> None:
-    ours = Tokenizer.train([play], vocab_size=4096, pattern=pattern)
-    theirs = tokenizers.Tokenizer(BPE())
-    theirs.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PATTERNS[pattern]), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = BpeTrainer(
-        vocab_size=4096,
-        min_frequency=2,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    theirs.train_from_iterator([play.decode()], trainer)
-    names = to_names(ours)
-    assert {names[i]: i for i in range(ours.vocab_size)} == theirs.get_vocab()
-
-
-def to_names(tokenizer: Tokenizer) -> list[str]:
-    """The tokens as Hugging Face writes them."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    char_of = {tokenizer.token_bytes[1 + i][0]: char for i, char in enumerate(alphabet)}
-    ordinary = tokenizer.token_bytes[1:]
-    return [END_OF_TEXT, *("".join(char_of[b] for b in token) for token in ordinary)]
-
-
 @given(
     data=awkward_bytes,
     merges=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), max_size=60),
@@ -150,44 +111,6 @@ def test_any_merges_give_the_same_ids(data: bytes, merges, pattern) -> None:
     assert array.dtype == np.uint16 and array.tolist() == ids
     for form in (ids, array, array.astype(np.uint32), array.astype(np.int64), iter(ids)):
         assert bytes(fast.decode(form)) == data
-
-
-def random_texts(many: int) -> list[str]:
-    rng = random.Random(17)
-    blocks = [(32, 127), (0xA0, 0x250), (0x370, 0x530), (0x590, 0x700), (0x900, 0xDFF)]
-    blocks += [(0x2000, 0x2070), (0x3000, 0x3100), (0x4E00, 0x5000), (0x1F300, 0x1F700)]
-    texts = []
-    for _ in range(many):
-        chars: list[str] = []
-        for _ in range(rng.randint(0, 12)):
-            block = rng.choice(blocks)
-            chars += [chr(rng.randrange(*block)) for _ in range(rng.randint(1, 5))]
-            chars += rng.choices(["", " ", "  ", "\n", " \n", "'s", "'", "12", TELLING], k=2)
-        texts.append("".join(chars))
-    return texts
-
-
-def test_tiktoken_gives_the_same_ids_on_random_unicode(rich: Tokenizer) -> None:
-    published = to_tiktoken(rich)
-    if rich.pattern == "cl100k":  # as OpenAI writes it
-        published["pat_str"] = _published(openai_public.cl100k_base)
-    elif rich.pattern == "gpt2":
-        published["pat_str"] = openai_public.r50k_pat_str
-    theirs = tiktoken.Encoding(**published)
-    texts = random_texts(10_000)
-    assert rich.encode_batch(texts) == [theirs.encode_ordinary(text) for text in texts]
-
-
-def _published(encoding) -> str:
-    constants = [c for c in encoding.__code__.co_consts if isinstance(c, str)]
-    return next(c for c in constants if r"\p{L}" in c)
-
-
-def test_hugging_face_gives_the_same_ids_on_random_unicode(rich, tmp_path) -> None:
-    to_huggingface(rich, tmp_path / "tokenizer.json")
-    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    for text in random_texts(1000):
-        assert rich.encode(text) == theirs.encode(text).ids
 
 
 @pytest.mark.parametrize("kind", ["one letter", "no space", "random bytes", "white space"])
@@ -220,10 +143,14 @@ def test_what_is_known_is_bounded_and_changes_nothing(rich, play, monkeypatch) -
     assert len(small._coder._desk.arrays[desk.TABLE]) <= 4 << 14
 
 
-def test_threads_may_share_a_tokenizer(play) -> None:
-    shared = Tokenizer.train([play], vocab_size=1000)
-    texts = [play[i : i + 30_000] for i in range(0, 600_000, 30_000)]
-    expected = Tokenizer(shared.merges).encode_batch(texts)
+def test_threads_may_share_a_tokenizer(rich) -> None:
+    """Long texts, for which others may work meanwhile, and short ones, for which they may not."""
+    whole = "".join(sources(400_000))
+    texts = [whole[i : i + 30_000] for i in range(0, len(whole), 30_000)]
+    texts += [whole[i : i + 40] for i in range(0, 40_000, 40)]
+    random.Random(6).shuffle(texts)
+    shared = Tokenizer(rich.merges, pattern=rich.pattern)
+    expected = Tokenizer(rich.merges, pattern=rich.pattern).encode_batch(texts)
     found: dict[int, list[list[int]]] = {}
 
     def work(number: int) -> None:
@@ -269,62 +196,6 @@ def test_a_program_that_does_not_exist_is_refused(monkeypatch) -> None:
         Tokenizer([]).encode("a")
 
 
-def test_a_later_process_needs_no_compiler(play) -> None:
-    build.kernels()  # kept, if it was not
-    code = "import sys\nfrom model.bpe import Tokenizer\n"
-    code += "print(Tokenizer([]).encode('ab'), [m for m in sys.modules if m == 'numba'])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (told.stdout, told.stderr) == ("[65, 66] []\n", "")
-
-
-@pytest.fixture
-def alone(monkeypatch, tmp_path) -> Path:
-    """A machine that keeps nothing yet, whose compiler is quick: it gives the code made before."""
-    name = f"{build._digest()}.kernels"
-    build.kernels()
-    code = next(filter(None, (build._read(folder / name) for folder in build._caches())))
-    monkeypatch.setattr(build, "_compile", lambda: code)
-    monkeypatch.setenv("IGNITE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    return tmp_path
-
-
-def load() -> None:
-    build.kernels.__wrapped__()
-
-
-def test_code_is_kept_and_the_compiler_speaks_once(alone, capsys) -> None:
-    load()
-    assert "compiling the tokenizer, once on this machine" in capsys.readouterr().err
-    load()
-    assert capsys.readouterr().err == ""
-    kept = sorted(path.parent.parent.name for path in alone.rglob("*.kernels"))
-    assert kept == ["cache", f"ignite-llm-{os.getuid()}"]
-
-
-@pytest.mark.parametrize("damage", ["cut", "changed", "not ours"])
-def test_damaged_or_foreign_code_is_not_run(alone, capsys, damage) -> None:
-    load()
-    for path in alone.rglob("*.kernels"):
-        whole = path.read_bytes()
-        if damage == "cut":
-            path.write_bytes(whole[: len(whole) // 2])
-        elif damage == "changed":
-            path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        else:
-            path.parent.chmod(0o777)
-    capsys.readouterr()
-    load()
-    assert "compiling" in capsys.readouterr().err
-
-
-def test_nowhere_to_keep_code_is_no_error(alone, capsys) -> None:
-    for name in ("cache", "temporary"):
-        (alone / name).write_text("a file, not a folder")
-    load()
-    assert "no folder to keep it in: let IGNITE_CACHE name one" in capsys.readouterr().err
-
-
 def test_a_special_token_must_be_several_pieces_of_its_own_pattern() -> None:
     assert Tokenizer([], ("(word",), pattern="gpt2").encode("(word", ["(word"]) == [0]
     with pytest.raises(ValueError, match=r"special token '\(word'"):
@@ -339,3 +210,41 @@ def test_a_pattern_that_does_not_exist_is_refused() -> None:
 def test_a_file_keeps_the_pattern(tmp_path) -> None:
     Tokenizer([(66, 67)], pattern="gpt2").save(tmp_path / "tokenizer.json")
     assert Tokenizer.load(tmp_path / "tokenizer.json").pattern == "gpt2"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "naïve", "日本語 text", "😀 \ud800 lone", "word " * 900, b"bytes \xff", "\0"]
+)
+def test_short_texts_and_long_ones_go_different_ways_to_the_same_ids(rich, text) -> None:
+    expected = rich.encode_array(text).tolist()
+    for _ in range(3):  # the first time nothing is known
+        assert rich.encode(text) == expected
+
+
+def test_a_short_text_does_not_disturb_a_desk_in_use(rich) -> None:
+    coder, expected = rich._coder, rich.encode("a short text")
+    coder._desk[desk.BUSY] = 1
+    assert coder._short("a short text") == []
+    coder._desk[desk.BUSY] = 0
+    assert coder._short("a short text") == expected == rich.encode(b"a short text")
+
+
+def test_numbers_of_a_list_are_counted(rich) -> None:
+    """Python keeps a number as long as something holds it: no more, and no less."""
+
+    rich.encode("a")  # now there are numbers
+    numbers = rich._coder._desk.arrays[desk.NUMBERS]
+
+    def references() -> int:
+        return sys.getrefcount(numbers[2000])
+
+    before = references()
+    ids = rich.encode("a short text" * 3) + rich.encode(rich.token_bytes[2000] * 5000)
+    ids += rich.encode(rich.token_bytes[2000].decode() * 3)
+    held = sum(i is numbers[2000] for i in ids)
+    assert held >= 5000
+    after = references()
+    assert after == before + held
+    del ids
+    after = references()
+    assert after == before

@@ -6,7 +6,8 @@ alone in some 50 ms. Nothing else is kept, least of all a pickle (numba's own ca
 file is a line of JSON, with the sha256 of the code behind it.
 
 The file's name is a digest of all that the code depends on: the kernels' sources, numba, LLVM, the
-processor. A cache that cannot be written costs the compilation in each process, and no error.
+processor. Of processes that begin at once one compiles, and the others wait for it. A cache that
+cannot be written costs the compilation in each process, and no error.
 """
 
 import contextlib
@@ -16,11 +17,10 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 _FORMAT = 1
@@ -38,11 +38,32 @@ KERNELS = {
     "encode": ("encode", 4),
     "measure": ("decode", 4),
     "decode": ("decode", 5),
+    "encode_short": ("lists", 2),
+    "fill_list": ("lists", 5),
+    "read_list": ("lists", 4),
 }
+# what kernels call of the interpreter's stable interface
+_OF_PYTHON = ("PyLong_AsLongLong", "PyUnicode_GetLength", "PyUnicode_AsUTF8AndSize")
+_OF_PYTHON += ("PyErr_Clear", "PyList_New", "PyList_SetItem", "PyList_GetItem")
+_OF_PYTHON += ("Py_IncRef", "Py_DecRef")
+_PATIENCE = 120  # seconds
+_METH_O = 8  # a function of one argument
+
+
+class _Method(ctypes.Structure):
+    """The interpreter's PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
 
 
 class Kernels:
-    """The kernels as functions: `kernels.absorb(desk, words, only)`. A call lets other threads run.
+    """The kernels as functions: `kernels.absorb(desk, words, only)`. A call lets other threads run,
+    but for those of `lists`.
 
     To `encode` a bytes object may stand for its address.
     """
@@ -50,40 +71,101 @@ class Kernels:
     def __init__(self, engine: object, addresses: dict[str, int]) -> None:
         self._engine = engine  # owns the code
         for name, address in addresses.items():
-            arguments = [ctypes.c_int64] * KERNELS[name][1]
+            module, many = KERNELS[name]
+            arguments = [ctypes.c_int64] * many
             if name == "encode":
                 arguments[1] = ctypes.c_char_p
-            setattr(self, name, ctypes.CFUNCTYPE(ctypes.c_int64, *arguments)(address))
+            elif module == "lists":
+                arguments[1] = ctypes.py_object
+            kind = ctypes.PYFUNCTYPE if module == "lists" else ctypes.CFUNCTYPE
+            setattr(self, name, kind(ctypes.c_int64, *arguments)(address))
+        self._short = _Method(b"encode_short", addresses["encode_short"], _METH_O, None)
+
+    def encoder(self, desk_address: int) -> Callable[[object], list[int]]:
+        """`encode_short` of a desk, as a function of Python, which is called ten times as fast.
+
+        It counts on the interpreter's lock; where there is none it encodes nothing.
+        """
+        if not getattr(sys, "_is_gil_enabled", lambda: True)():
+            return lambda text: []
+        arguments = [ctypes.POINTER(_Method), ctypes.py_object, ctypes.py_object]
+        make = ctypes.PYFUNCTYPE(ctypes.py_object, *arguments)
+        return make(("PyCFunction_NewEx", ctypes.pythonapi))(self._short, desk_address, None)
 
 
 @functools.cache
 def kernels() -> Kernels:
-    """The kernels of this process."""
+    """The kernels of this process. Raises whatever numba and LLVM raise where they do not work."""
     name = f"{_digest()}.kernels"
-    for folder in _caches():
-        code = _read(folder / name)
-        if code is not None:
-            return _load(code)
+    code = _kept(name)
+    if code is None:
+        with _turn():
+            code = _kept(name) or _made(name)
+    return _load(code)
+
+
+def _kept(name: str) -> bytes | None:
+    """The code kept in this machine's cache."""
+    return next(filter(None, (_read(folder / name) for folder in _caches())), None)
+
+
+def _made(name: str) -> bytes:
+    """The code, compiled now, and kept where it can be."""
     print("compiling the tokenizer, once on this machine ...", file=sys.stderr, flush=True)
     started = time.monotonic()
     code = _compile()
     kept = [_write(folder, name, code) for folder in _caches()]
     where = "" if any(kept) else "; no folder to keep it in: let IGNITE_CACHE name one"
     print(f"compiled in {time.monotonic() - started:.1f} s{where}", file=sys.stderr, flush=True)
-    return _load(code)
+    return code
+
+
+@contextlib.contextmanager
+def _turn() -> Iterator[None]:
+    """Let one process compile at a time. One that has waited for _PATIENCE compiles all the same,
+    as does any where no file can be locked.
+    """
+    with contextlib.ExitStack() as held:
+        for folder in _caches():
+            with contextlib.suppress(OSError, ImportError):
+                import fcntl
+
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                lock = held.enter_context((folder / "lock").open("w"))
+                _wait(lambda lock=lock: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
+                break
+        yield
+
+
+def _wait(take: Callable[[], object]) -> None:
+    """Try to take a lock until it is had, or patience ends."""
+    end = time.monotonic() + _PATIENCE
+    told = False
+    while time.monotonic() < end:
+        try:
+            take()
+            return
+        except BlockingIOError:
+            if not told:
+                print("another process compiles the tokenizer; waiting for it", file=sys.stderr)
+            told = True
+            time.sleep(0.05)
 
 
 def _digest() -> str:
     """Of all that the machine code depends on."""
+    import llvmlite
     import llvmlite.binding as llvm
 
-    parts = [str(_FORMAT), version("numba"), version("llvmlite"), version("numpy")]
-    parts += [llvm.get_process_triple(), llvm.get_host_cpu_name()]
-    parts += [llvm.get_host_cpu_features().flatten()]
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    parts = [str(_FORMAT), llvmlite.__version__, llvm.get_process_triple()]
+    parts += [llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
     digest = hashlib.sha256("\n".join(parts).encode())
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    compiler = find_spec("numba")  # to import it, or the list of what is installed, takes longer
+    if compiler is not None:
+        sources.append(Path(compiler.origin).with_name("_version.py"))
     for source in sources:
-        digest.update(source.read_bytes())
+        digest.update(source.read_bytes() if source.is_file() else b"")
     return digest.hexdigest()[:32]
 
 
@@ -97,6 +179,8 @@ def _caches() -> Iterator[Path]:
         home = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
         home = Path(home) / "ignite-llm"
     yield Path(home) / _CODE
+    import tempfile  # seldom needed, and slow to import
+
     who = os.getuid() if hasattr(os, "getuid") else "me"
     yield Path(tempfile.gettempdir()) / f"ignite-llm-{who}" / _CODE
 
@@ -136,11 +220,12 @@ def _compile() -> bytes:
     """Machine code of all kernels, each under its own name."""
     import llvmlite.binding as llvm
 
-    from model.fast import count, decode, encode, learn, pairs, table
+    from model.fast import count, decode, encode, learn, lists, pairs, table
 
     modules = {"count": count, "decode": decode, "encode": encode}
-    modules |= {"learn": learn, "pairs": pairs, "table": table}
+    modules |= {"learn": learn, "lists": lists, "pairs": pairs, "table": table}
     whole = llvm.parse_assembly("")
+    llvm.add_symbol("encode", 1)  # numba insists on an address, before the two kernels are linked
     for name, (module, arguments) in KERNELS.items():
         whole.link_in(_translate(getattr(modules[module], name), arguments))
     machine = _machine()
@@ -185,6 +270,9 @@ def _load(code: bytes) -> Kernels:
     """Put machine code into memory."""
     import llvmlite.binding as llvm
 
+    for name in _OF_PYTHON:
+        address = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
+        llvm.add_symbol(name, address)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()

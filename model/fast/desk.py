@@ -36,8 +36,10 @@ AHEAD = 48
 INDEX, INDEX_SHIFT, INDEX_USED, WORDS_ROOM = range(49, 53)
 # bytes counted or words rewritten in one call, for whoever wants to watch or interrupt
 ENOUGH = 53
-FIELDS = 54
-PIECES_AHEAD = 16
+# what is between the kernels and Python, see lists.py; where plain pieces end, see plainly.py
+NUMBERS, TEXT_SIZE, BUSY, CALLS, ENDINGS = range(54, 59)
+FIELDS = 59
+PIECES_AHEAD = 64
 TAG_BITS = 31  # of a hash, in a slot of the index
 
 # what kernels answer: done, or what there is too little of; or that somebody may look up

@@ -16,7 +16,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 _I64 = ir.IntType(64)
+_I32 = ir.IntType(32)
 _BLOCK = ir.VectorType(ir.IntType(8), 16)
+_LARGE_BLOCK = ir.VectorType(ir.IntType(8), 64)
 
 # A part of a kernel: compiled into each kernel that calls it. No exceptions: a division by zero
 # would be the only one, and nothing here divides.
@@ -81,6 +83,36 @@ def load8(typing, pointer, at):
     return types.int64(pointer, types.int64), build
 
 
+def _half(which: int) -> Callable:
+    """Makes what gives 8 of the next 16 bytes as one int64, zero from `length` on.
+
+    It reads all 16, wherever they lie.
+    """
+
+    @intrinsic
+    def half(typing, pointer, at, length):
+        def build(context, builder, signature, arguments):
+            place = builder.gep(arguments[0], [arguments[1]])
+            block = builder.load(builder.bitcast(place, _BLOCK.as_pointer()), align=1)
+            undefined = ir.Constant(_BLOCK, ir.Undefined)
+            ends = builder.trunc(arguments[2], ir.IntType(8))
+            ends = builder.insert_element(undefined, ends, _I32(0))
+            everywhere = ir.Constant(ir.VectorType(_I32, 16), [0] * 16)
+            ends = builder.shuffle_vector(ends, undefined, everywhere)
+            inside = builder.icmp_unsigned("<", ir.Constant(_BLOCK, list(range(16))), ends)
+            kept = builder.select(inside, block, _all(0))
+            halves = builder.bitcast(kept, ir.VectorType(_I64, 2))
+            return builder.extract_element(halves, _I32(which))
+
+        return types.int64(pointer, types.int64, types.int64), build
+
+    return half
+
+
+low8 = _half(0)
+high8 = _half(1)
+
+
 @intrinsic
 def store8(typing, pointer, at, value):
     def build(context, builder, signature, arguments):
@@ -138,17 +170,40 @@ def _run16(is_other: Callable) -> Callable:
 
 
 def _no_letter(builder: ir.IRBuilder, block: ir.Value) -> ir.Value:
-    small = builder.or_(block, _all_16(0x20))
-    return builder.icmp_unsigned(">=", builder.sub(small, _all_16(ord("a"))), _all_16(26))
+    small = builder.or_(block, _all(0x20, block.type))
+    from_a = builder.sub(small, _all(ord("a"), block.type))
+    return builder.icmp_unsigned(">=", from_a, _all(26, block.type))
 
 
 def _no_blank(builder: ir.IRBuilder, block: ir.Value) -> ir.Value:
-    return builder.icmp_unsigned("!=", block, _all_16(0x20))
+    return builder.icmp_unsigned("!=", block, _all(0x20))
 
 
-def _all_16(number: int) -> ir.Constant:
-    return ir.Constant(_BLOCK, [number] * 16)
+def _all(number: int, block: ir.VectorType = _BLOCK) -> ir.Constant:
+    return ir.Constant(block, [number] * block.count)
 
 
 letters16 = _run16(_no_letter)  # ASCII letters
 blanks16 = _run16(_no_blank)
+
+
+@intrinsic
+def others64(typing, text, at):
+    """A bit for each of the next 64 bytes, from the lowest on: 1 if it is no ASCII letter."""
+
+    def build(context, builder, signature, arguments):
+        place = builder.gep(arguments[0], [arguments[1]])
+        block = builder.load(builder.bitcast(place, _LARGE_BLOCK.as_pointer()), align=1)
+        return builder.bitcast(_no_letter(builder, block), _I64)
+
+    return types.int64(text, types.int64), build
+
+
+@intrinsic
+def lowest(typing, number):
+    """The place of the lowest bit that is 1; there must be one."""
+
+    def build(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.int64(types.int64), build

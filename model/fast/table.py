@@ -9,6 +9,7 @@ its length, and its bytes lie in a pool, where the entry's last word says.
 from model.fast.desk import (
     AHEAD,
     CLASSES,
+    ENDINGS,
     LIMIT,
     MODE,
     PIECES_AHEAD,
@@ -22,8 +23,11 @@ from model.fast.desk import (
 from model.fast.memory import (
     bytes_at,
     fetch_early,
+    high8,
     load8,
     longs_at,
+    low8,
+    others64,
     part,
     product,
     seldom,
@@ -44,11 +48,7 @@ def key_of(text, at, length, size):
         return _hash(text, at, length), _LONG | length
     low, high = 0, 0
     if at + 16 <= size:
-        low, high = load8(text, at), load8(text, at + 8)
-        if length < 8:
-            low, high = low & ((1 << 8 * length) - 1), 0
-        else:
-            high &= (1 << 8 * (length - 8)) - 1
+        low, high = low8(text, at, length), high8(text, at, length)
     else:  # the text ends here: what lies beyond must not be read
         for i in range(min(length, 8)):
             low |= value(text, at + i) << 8 * i
@@ -102,11 +102,14 @@ def look_ahead(desk, text, at, stop, size, longest):
     begins at `stop` or later; `size` is where the text ends. A piece longer than `longest` has no
     key.
     """
-    classes, mode = bytes_at(desk[CLASSES]), desk[MODE]
+    classes, mode, endings = bytes_at(desk[CLASSES]), desk[MODE], bytes_at(desk[ENDINGS])
+    seen, others = at - 64, 0  # from where on `others` says what is no letter
     table, shift, ahead = longs_at(desk[TABLE]), desk[SHIFT], longs_at(desk[AHEAD])
     many = 0
     while many < PIECES_AHEAD and at < stop:
-        end = piece_end(text, at, size, classes, mode)
+        if at - seen > 47:
+            seen, others = at, others64(text, at) if at + 64 <= size else 0
+        end = piece_end(text, at, size, classes, mode, endings, topmost(others, at - seen))
         low, high = 0, 0
         if end - at <= longest:
             low, high = key_of(text, at, end - at, size)
