@@ -6,6 +6,7 @@ once; Ctrl-C and SIGTERM are for this one to heed.
 """
 
 import collections
+import contextlib
 import json
 import os
 import queue
@@ -71,7 +72,8 @@ class Workers:
         for process in self.processes:
             process.wait()
             assert process.stdin is not None
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # a job that nobody took
+                process.stdin.close()
 
     def do(self, jobs: Iterable[Any]) -> Iterator[Any]:
         """The jobs' answers as they come, and None whenever none came for a moment.
@@ -100,13 +102,11 @@ class Workers:
         """Give a worker its next job; was there one?"""
         if not waiting:
             return False
-        try:
-            pipe = self.processes[number].stdin
-            assert pipe is not None
+        pipe = self.processes[number].stdin
+        assert pipe is not None
+        with contextlib.suppress(BrokenPipeError):  # it is gone, as the one that listens will say
             pipe.write(json.dumps(waiting.popleft()).encode() + b"\n")
             pipe.flush()
-        except BrokenPipeError:
-            pass  # it is gone, which the one that listens will say
         return True
 
     def _why_gone(self, number: int) -> str:
