@@ -13,15 +13,15 @@ Two programs do the work, with the same results: `bpe_merges` and `bpe_plain`, t
 """
 
 import functools
-import json
 import operator
 import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 
+from model import bpe_file
 from model.bpe_choice import program
 from model.bpe_merges import Pair, Progress, to_bytes, why_stopped
 from model.split import PATTERN_NAME, PATTERNS, split
@@ -31,8 +31,6 @@ END_OF_TEXT = "<|endoftext|>"
 # GPT-2 wrote each byte as a printable character and sorted by those; the order has stayed.
 _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
 BYTE_ORDER = bytes(_PRINTABLE) + bytes(b for b in range(256) if b not in _PRINTABLE)
-
-_FILE_KIND, _FILE_FORMAT = "Ignite-LLM byte-level BPE", 1
 
 
 class Tokenizer:
@@ -170,30 +168,32 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write one line of JSON: the same vocabulary gives the same bytes."""
-        head = {"kind": _FILE_KIND, "format": _FILE_FORMAT, "pattern": self.pattern}
-        data = head | {"special_tokens": [*self.special_tokens], "merges": self.merges}
-        Path(path).write_bytes(json.dumps(data, separators=(",", ":")).encode() + b"\n")
+        names = [*self.special_tokens]
+        content = {"pattern": self.pattern, "special_tokens": names, "merges": self.merges}
+        bpe_file.write(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read what `save` wrote. ValueError: another kind of file, another format, damage."""
+        data = bpe_file.read(path)
+        if data.get("pattern") not in PATTERNS:
+            raise ValueError(f"{path} has pattern {data.get('pattern')!r}; known: {[*PATTERNS]}")
         try:
-            data = json.loads(Path(path).read_bytes())
-        except (ValueError, RecursionError):
-            data = None
-        if not isinstance(data, dict) or data.get("kind") != _FILE_KIND:
-            raise ValueError(
-                f"{path} is not a tokenizer; Tokenizer.train(...).save(path) makes one"
-            )
-        if data.get("format") != _FILE_FORMAT or data.get("pattern") not in PATTERNS:
-            found = f"{path} has format {data.get('format')}, pattern {data.get('pattern')!r}"
-            raise ValueError(f"{found}; this program reads {_FILE_FORMAT} and {[*PATTERNS]}")
-        try:
-            merges = [
-                (operator.index(left), operator.index(right)) for left, right in data["merges"]
-            ]
+            merges = [(operator.index(a), operator.index(b)) for a, b in data["merges"]]
             return cls(merges, data["special_tokens"], pattern=data["pattern"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}); copy it again or train again"
             ) from error
+
+    def to_huggingface(self, path: str | Path) -> None:
+        """Write a tokenizer.json for `tokenizers` and `transformers`; see `bpe_export`."""
+        from model.bpe_export import to_huggingface
+
+        to_huggingface(self, path)
+
+    def to_tiktoken(self) -> dict[str, Any]:
+        """What `tiktoken.Encoding(**...)` takes: mergeable ranks, pattern, special tokens."""
+        from model.bpe_export import to_tiktoken
+
+        return to_tiktoken(self)

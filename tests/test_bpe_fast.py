@@ -15,7 +15,6 @@ from pieces import BYTE_TOKENS, TELLING, awkward_bytes, counted, plainly_counted
 
 from model import bpe_fast, bpe_plain
 from model.bpe import END_OF_TEXT, Tokenizer
-from model.bpe_export import to_tiktoken
 from model.fast import desk
 from model.split import PATTERNS
 
@@ -126,7 +125,7 @@ def test_a_million_awkward_bytes_give_the_same_ids(kind: str, play, monkeypatch)
     ids = rich.encode_array(data)
     assert rich.decode_bytes(ids) == data
     if kind == "no space":  # one long piece, too long for the readable program
-        theirs = tiktoken.Encoding(**to_tiktoken(rich))
+        theirs = tiktoken.Encoding(**rich.to_tiktoken())
         assert ids.tolist() == theirs.encode_ordinary(data.decode())
     else:
         reference(monkeypatch)

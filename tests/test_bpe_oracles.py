@@ -17,7 +17,6 @@ from pieces import TELLING
 from tiktoken_ext import openai_public
 
 from model.bpe import Tokenizer
-from model.bpe_export import to_huggingface, to_tiktoken
 from model.split import PATTERNS
 
 _QUICK = {"scripts": lambda: many_scripts(60_000), "ties": lambda: ties(12_000)}
@@ -39,7 +38,7 @@ def agree(texts: list[str], vocab_sizes: list[int], pattern: str) -> None:
         ours = Tokenizer.train(texts, vocab_size=vocab_size, pattern=pattern)
         theirs = huggingface(texts, vocab_size, pattern=pattern)
         assert len(ours.merges) > 200 and ours.merges == merges_of(theirs)
-    rank = tiktoken.Encoding(**to_tiktoken(ours))
+    rank = tiktoken.Encoding(**ours.to_tiktoken())
     assert ours.encode_batch(texts) == rank.encode_ordinary_batch(texts, num_threads=1)
 
 
@@ -61,7 +60,7 @@ def test_large_texts_give_the_same_merges_and_ids(name: str, pattern: str) -> No
 
 
 def test_tiktoken_gives_the_same_ids_on_random_unicode(rich: Tokenizer) -> None:
-    published = to_tiktoken(rich)
+    published = rich.to_tiktoken()
     if rich.pattern == "cl100k":  # as OpenAI writes it
         published["pat_str"] = _published(openai_public.cl100k_base)
     elif rich.pattern == "gpt2":
@@ -77,7 +76,7 @@ def _published(encoding) -> str:
 
 
 def test_hugging_face_gives_the_same_ids_on_random_unicode(rich, tmp_path) -> None:
-    to_huggingface(rich, tmp_path / "tokenizer.json")
+    rich.to_huggingface(tmp_path / "tokenizer.json")
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     for text in random_texts(1000):
         assert rich.encode(text) == theirs.encode(text).ids
