@@ -17,6 +17,7 @@ tokens from 10 MB than from 100 MB, as it slows down where few pairs are left.
 """
 
 import argparse
+import functools
 import inspect
 import json
 import os
@@ -144,6 +145,27 @@ def encode_fresh(name: str, documents: list[str], make: peers.Encoders, threads:
     return [measure(f"encode {name} to lists, fresh", works, fresh=True)]
 
 
+def encode_fresh_arrays(name: str, documents: list[str], make: peers.Encoders) -> list[Cell]:
+    """The same to arrays, one document after the other, as tiktoken has no batch of them."""
+
+    def each(encode: Callable[[str], Any]) -> Callable[[], Any]:
+        return lambda: [encode(document) for document in documents]
+
+    works: dict[str, Callable[[], Callable[[], Any]]] = {
+        "ours": lambda: each(make.ours().encode_array)
+    }
+    if "tiktoken" in HAVE:
+        works["tiktoken"] = lambda: each(
+            functools.partial(make.tiktoken().encode_to_numpy, disallowed_special=())
+        )
+    if "gigatoken" in HAVE:
+        works["gigatoken"] = lambda: each(make.gigatoken().encode)
+    found = works["ours"]()()
+    for who, work in works.items():
+        assert all(map(np.array_equal, found, work()())), f"{name}: ids differ from those of {who}"
+    return [measure(f"encode {name} to arrays, fresh", works, fresh=True)]
+
+
 def in_threads(ours: list[Tokenizer], documents: list[str]) -> Callable[[], list[list[int]]]:
     """Give each tokenizer a thread and its share of the documents, a run of them."""
     step = -(-len(documents) // len(ours))
@@ -203,6 +225,7 @@ def cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
             assert theirs == Tokenizer.train(documents, vocab_size=32_000).merges, name
         make = peers.Encoders(Tokenizer.train(documents, vocab_size=32_000), folder)
         found += encode_fresh(name, documents, make, threads)
+        found += encode_fresh_arrays(name, documents, make) if threads == 1 else []
         if threads == 1:
             sample = "".join(documents[len(documents) // 2 :])[:8_000_000]
             found += code(f"8 MB of {name}", sample, make)

@@ -16,6 +16,8 @@ GOALS = [
     (1, "encode 8 MB of english to a list, warm", "tiktoken", 6.0, 10.0),
     (1, "encode english to lists, fresh", "tiktoken", 7.0, 12.0),
     (1, "encode multilingual to lists, fresh", "tiktoken", 4.0, 12.0),
+    (1, "encode english to arrays, fresh", "tiktoken", 7.0, 12.0),
+    (1, "encode multilingual to arrays, fresh", "tiktoken", 4.0, 12.0),
     (1, "decode 8 MB of english, an array to bytes", "tiktoken", 5.0, 8.0),
     (1, "decode 8 MB of english, a list to text", "tiktoken", 1.5, 2.5),
     (1, "5000 calls of 13 bytes", "tiktoken", 1.0, None),

@@ -150,6 +150,7 @@ class Coder:
         work[desk.PAIRS_SHIFT] = 64 - bits
         made = len(token_bytes) - len(merges)
         self._kernels.know_merges(work.address, flat.ctypes.data, len(merges), made)
+        work.lend(desk.BYTE_PAIRS, _of_bytes(flat.reshape(-1, 2), byte_tokens, made))
         self._short = self._kernels.encoder(work.address)  # not while the desk is busy
         self._busy = memoryview(work.fields)[desk.BUSY : desk.BUSY + 1]
 
@@ -271,3 +272,14 @@ def _forget(work: Desk) -> None:
     """Empty the table of pieces."""
     work.new_table()
     work[desk.POOL_USED] = 0
+
+
+def _of_bytes(pairs: np.ndarray, byte_tokens: Sequence[int], made: int) -> np.ndarray:
+    """What each pair of bytes makes: element 256 x left + right is a token, or NONE."""
+    byte_of = np.zeros(made, np.int64)
+    byte_of[np.asarray(byte_tokens)] = np.arange(256)
+    known = np.flatnonzero((pairs < made).all(axis=1))
+    left, right = byte_of[pairs[known]].T
+    table = np.full(1 << 16, desk.NONE, np.int32)
+    table[left << 8 | right] = made + known
+    return table

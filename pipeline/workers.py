@@ -75,19 +75,20 @@ class Workers:
             with contextlib.suppress(BrokenPipeError):  # a job that nobody took
                 process.stdin.close()
 
-    def do(self, jobs: Iterable[Any]) -> Iterator[Any]:
+    def do(self, jobs: Iterable[Any], here: Callable[[Any], Any]) -> Iterator[Any]:
         """The jobs' answers as they come, and None whenever none came for a moment.
 
+        When no answer is there, this process does a job as well: ``here`` answers it.
         Raises ValueError if a worker is gone, and what it raised: OSError and ValueError as such.
         """
         waiting, under_way = collections.deque(jobs), 0
         for number in [*range(len(self.processes))] * _AHEAD:
             under_way += self._send(number, waiting)
-        while under_way:
+        while under_way or waiting:
             try:
-                number, line = self._answers.get(timeout=_LOOK)
+                number, line = self._answers.get(not waiting, _LOOK)
             except queue.Empty:
-                yield None
+                yield here(waiting.popleft()) if waiting else None
                 continue
             if not line.endswith(b"\n"):
                 yield None  # if all were told to end, the caller knows

@@ -78,7 +78,9 @@ def test_wide_tokens(tmp_path, monkeypatch):
 
 
 def test_how_many_there_are(case, monkeypatch):
-    """None for a small text; else one for each core, but not more than there are shards."""
+    """None for a small text; else, with this process, one for each core, but not more than there
+    are shards.
+    """
     started = []
 
     class Counted(Workers):
@@ -94,11 +96,11 @@ def test_how_many_there_are(case, monkeypatch):
         monkeypatch.setattr(encode, "SMALL", 0)
         monkeypatch.setattr(encode, "cores", lambda cores=cores: cores)
         case.run(0)
-        assert started == ([count] if count else [])
+        assert started == ([count - 1] if count else [])
         started.clear()
     case.kept = case.folder / "kept of many"
     case.run(1000)
-    assert started == [len(case.planned())]
+    assert started == [len(case.planned()) - 1]
 
 
 def test_cores_are_those_that_a_container_is_given(monkeypatch):
@@ -113,18 +115,19 @@ def test_cores_are_those_that_a_container_is_given(monkeypatch):
 def test_a_worker_that_is_killed_is_told_of_and_nothing_is_lost(case, monkeypatch, encoded):
     do, done = Workers.do, []
 
-    def kill_one(self, jobs):
-        for answer in do(self, jobs):
+    def kill_one(self, jobs, here):
+        for answer in do(self, jobs, here):
             if answer is not None:
                 done.append(answer)
-                self.processes[1].kill()
+                self.processes[0].kill()
             yield answer
 
     monkeypatch.setattr(Workers, "do", kill_one)
-    with pytest.raises(ValueError, match=r"worker 2 of 2 was killed by signal 9, as.*--workers 1"):
+    with pytest.raises(ValueError, match=r"worker 1 of 1 was killed by signal 9, as.*--workers 1"):
         case.run(2)
     assert 0 < len(done) <= case.described() < len(case.planned())
     before = case.described()
+    encoded.clear()
     assert case.run() == case.expected()
     assert len(encoded) == len(case.planned()) - before
 
@@ -141,7 +144,7 @@ def test_a_workers_error_is_this_processs(case):
             Workers(1, "pipeline.data.shards", words, case.folder) as workers,
             pytest.raises(kind, match=said) as raised,
         ):
-            list(workers.do([vars(shard) for shard in case.planned()[:1]]))
+            list(workers.do([vars(shard) for shard in case.planned()[:1]], print))
         if kind is OSError:
             assert raised.value.errno == errno.ENOENT
         assert workers.processes[0].returncode is not None
@@ -151,8 +154,8 @@ def test_workers_that_are_told_to_end_with_us_are_no_news(case, monkeypatch):
     """Whoever ends a whole service sends the signal to each of its processes."""
     do, asked = Workers.do, []
 
-    def end_all(self, jobs):
-        for answer in do(self, jobs):
+    def end_all(self, jobs, here):
+        for answer in do(self, jobs, here):
             yield answer
             for process in self.processes:
                 process.terminate()

@@ -38,7 +38,10 @@ INDEX, INDEX_SHIFT, INDEX_USED, WORDS_ROOM = range(49, 53)
 ENOUGH = 53
 # what is between the kernels and Python, see lists.py; where plain pieces end, see plainly.py
 NUMBERS, TEXT_SIZE, BUSY, CALLS, ENDINGS = range(54, 59)
-FIELDS = 59
+# what two bytes make, see merge.py
+BYTE_PAIRS = 59
+FIELDS = 60
+NONE = 0x7FFFFFFF  # no token: greater than any
 PIECES_AHEAD = 64
 TAG_BITS = 31  # of a hash, in a slot of the index
 

@@ -1,10 +1,14 @@
 """Turn text into tokens: cut off a piece, look it up among those known, write its tokens.
 
-An entry's third word is the number of tokens. A short piece of up to three tokens has them in the
-entry as they are written, all three whether or not there are so many: cheaper than asking. Three of
-16 bits are the fourth word; of three of 32 bits the last is above the number. Else the fourth word
-says where in the pool the tokens lie; for a piece that is no key by itself, behind its bytes.
+An entry's third word has the number of tokens in its lowest 16 bits. A short piece of few tokens
+has them in the entry as they are written, all that fit, whether or not there are so many: cheaper
+than asking. Of 16 bits there are seven, three above the number and four in the fourth word; of 32
+bits there are three, two in the fourth word and one above the number. Else the fourth word says
+where in the pool the tokens lie, as they are written; for a piece that is no key by itself, behind
+its bytes.
 """
+
+from numba import types
 
 from model.fast.desk import (
     AHEAD,
@@ -28,15 +32,28 @@ from model.fast.desk import (
     USED,
     WIDE,
 )
-from model.fast.memory import bytes_at, ints_at, longs_at, part, seldom, shorts_at, store8, value
+from model.fast.memory import (
+    bytes_at,
+    copy16,
+    ints_at,
+    longs_at,
+    part,
+    seldom,
+    shorts_at,
+    store8,
+    topmost,
+    value,
+)
 from model.fast.merge import FEW, merge_long, merge_short, scratch_for
 from model.fast.pairs import key_of_pair, slot_of
 from model.fast.table import SHORT, find, has_room, keep_bytes, look_ahead, table_of
 
-_INSIDE = 3  # tokens in an entry
-_WRITTEN = 4  # tokens, of which the last do not count
+_INSIDE, _INSIDE_WIDE = 7, 3  # tokens in an entry
+_WRITTEN = (
+    8  # tokens that may be written behind those that count, and read behind those in the pool
+)
 _CACHED = 64  # bytes: longer pieces seldom recur
-_HALF = 0xFFFFFFFF
+_MANY = 0xFFFF
 
 
 def encode(desk_address, text_address, size, at):
@@ -61,8 +78,8 @@ def encode(desk_address, text_address, size, at):
 def _encode_some(desk, text, at, size, used):
     """Encode a few pieces; returns (answer, where in the text, tokens in OUT)."""
     table = longs_at(desk[TABLE])
-    tokens, out, wide = ints_at(desk[POOL]), desk[OUT], desk[WIDE]
-    ahead, room = longs_at(desk[AHEAD]), desk[OUT_SIZE]
+    pool, out, wide = bytes_at(desk[POOL]), desk[OUT], desk[WIDE]
+    ahead, room, inside = longs_at(desk[AHEAD]), desk[OUT_SIZE], _inside(wide)
     pieces = look_ahead(desk, text, at, size, size, _CACHED)
     need = ahead[4 * pieces - 4] - at + _WRITTEN
     if used + need > room:
@@ -84,13 +101,13 @@ def _encode_some(desk, text, at, size, used):
                 return FULL_TABLE, at, used
         at += length
         packed, rest = table[entry + 2], table[entry + 3]
-        many = packed & _HALF
-        if length <= SHORT and many <= _INSIDE:
-            _write_three(out, wide, used, rest, packed >> 32)
-            used += many
+        many = packed & _MANY
+        if length <= SHORT and many <= inside:
+            _write_inside(out, wide, used, packed, rest, many)
         else:
             start = rest + ((length + 3) >> 2 if length > SHORT else 0)
-            used = _write(out, wide, used, tokens, start, many)
+            _write_kept(out, wide, used, pool, start, many)
+        used += many
     return DONE, at, used
 
 
@@ -100,21 +117,38 @@ def _find_or_make(desk, text, at, length, low, high, slot):
     table, shift, pool = table_of(desk)
     entry = find(table, shift, pool, text, at, length, low, high, slot)
     if table[entry + 1] == 0:
-        if not has_room(desk, length + ((length + 3) >> 2)):
+        if not has_room(desk, length + ((length + 3) >> 2) + _WRITTEN):
             return -1
         _remember(desk, text, at, length, low, high, entry)
     return entry
 
 
 @part
-def _write_three(out, wide, used, packed, third):
-    """Write the three tokens of an entry, and something behind them."""
+def _inside(wide):
+    return _INSIDE_WIDE if wide else _INSIDE
+
+
+@part
+def _write_inside(out, wide, used, packed, rest, many):
+    """Write the tokens of an entry, and something behind them."""
     if wide:
-        ints = bytes_at(out + 4 * used)
-        store8(ints, 0, packed)
-        store8(ints, 8, third)
+        target = bytes_at(out + 4 * used)
+        store8(target, 0, rest)
+        store8(target, 8, topmost(packed, 32))
     else:
-        store8(bytes_at(out + 2 * used), 0, packed)
+        target = bytes_at(out + 2 * used)
+        store8(target, 0, topmost(packed, 16))
+        if many > 3:
+            store8(target, 6, rest)
+
+
+@part
+def _write_kept(out, wide, used, pool, start, many):
+    """Write tokens of the pool, and something behind them."""
+    width = 4 if wide else 2
+    target = bytes_at(out + width * used)
+    for i in range(0, width * many, 16):
+        copy16(target, i, pool, 4 * start + i)
 
 
 @part
@@ -146,27 +180,33 @@ def _merge(desk, text, at, length):
 def _remember(desk, text, at, length, low, high, entry):
     """Encode a piece of up to _CACHED bytes and make its entry; there must be room."""
     table, _, pool = table_of(desk)
-    tokens, made = ints_at(desk[POOL]), ints_at(desk[SCRATCH])
+    made, wide = ints_at(desk[SCRATCH]), desk[WIDE]
     many = merge_short(desk, text, at, length)
     table[entry], table[entry + 1] = low, high
-    table[entry + 2] = many
     desk[USED] += 1
-    if length <= SHORT and many <= _INSIDE:
-        first = value(made, 0)
-        second = value(made, 1) if many > 1 else 0
-        third = value(made, 2) if many > 2 else 0
-        if desk[WIDE]:
-            table[entry + 2] = third << 32 | many
-            table[entry + 3] = second << 32 | first
-        else:
-            table[entry + 3] = third << 32 | second << 16 | first
+    if length <= SHORT and many <= _inside(wide):
+        _put_inside(table, entry, made, many, wide)
         return
     start = table[entry + 3] = desk[POOL_USED]
+    table[entry + 2] = many
     if length > SHORT:
         start = keep_bytes(pool, start, text, at, length)
-    for i in range(many):
-        tokens[start + i] = made[i]
+    _write(desk[POOL] + 4 * start, wide, 0, made, 0, many)
     desk[POOL_USED] = start + many
+
+
+@part
+def _put_inside(table, entry, made, many, wide):
+    """Give an entry its few tokens."""
+    bits = 32 if wide else 16
+    first, rest = many, types.int64(0)
+    for i in range(many):
+        token, in_first = value(made, i), i == 2 if wide else i < 3
+        if in_first:
+            first |= token << (32 if wide else 16 * (i + 1))
+        else:
+            rest |= token << bits * (i if wide else i - 3)
+    table[entry + 2], table[entry + 3] = first, rest
 
 
 def know_merges(desk_address, merges_address, many, first_made):

@@ -8,11 +8,10 @@ its bytes, whatever it holds.
 
 from numba import types
 
-from model.fast.desk import BYTE_TOKENS, PAIRS, PAIRS_SHIFT, SCRATCH
+from model.fast.desk import BYTE_PAIRS, BYTE_TOKENS, NONE, PAIRS, PAIRS_SHIFT, SCRATCH
 from model.fast.memory import ints_at, longs_at, part, seldom, value
 from model.fast.pairs import key_of_pair, slot_of
 
-NONE = 0x7FFFFFFF  # no token: greater than any
 FEW = 100  # bytes of a short piece
 
 
@@ -33,10 +32,11 @@ def merge_short(desk, text, at, length):
     """Leave a piece's tokens at the beginning of the scratch; returns how many there are."""
     bytes_, pairs, shift = ints_at(desk[BYTE_TOKENS]), longs_at(desk[PAIRS]), desk[PAIRS_SHIFT]
     tokens, made = ints_at(desk[SCRATCH]), ints_at(desk[SCRATCH] + 4 * FEW)
+    of_bytes = ints_at(desk[BYTE_PAIRS])
     for i in range(length):
         tokens[i] = bytes_[value(text, at + i)]
     for i in range(length - 1):
-        made[i] = merged(pairs, shift, value(tokens, i), value(tokens, i + 1))
+        made[i] = of_bytes[value(text, at + i) << 8 | value(text, at + i + 1)]
     while length > 1:
         least, place = types.int64(NONE), 0
         for i in range(length - 1):
@@ -73,7 +73,7 @@ def scratch_for(length):
 def merge_long(desk, text, at, length):
     """As merge_short, for a piece of any length; the scratch must hold scratch_for(length)."""
     bytes_, pairs, shift = ints_at(desk[BYTE_TOKENS]), longs_at(desk[PAIRS]), desk[PAIRS_SHIFT]
-    scratch = desk[SCRATCH]
+    scratch, of_bytes = desk[SCRATCH], ints_at(desk[BYTE_PAIRS])
     tokens, after = ints_at(scratch), ints_at(scratch + 4 * length)
     before, tree = ints_at(scratch + 8 * length), ints_at(scratch + 12 * length)
     leaves = leaves_for(length)
@@ -83,7 +83,7 @@ def merge_long(desk, text, at, length):
     for i in range(leaves):
         tree[leaves + i] = NONE
         if i + 1 < length:
-            tree[leaves + i] = merged(pairs, shift, value(tokens, i), value(tokens, i + 1))
+            tree[leaves + i] = of_bytes[value(text, at + i) << 8 | value(text, at + i + 1)]
     for node in range(leaves - 1, 0, -1):
         tree[node] = min(tree[2 * node], tree[2 * node + 1])
     while tree[1] != NONE:

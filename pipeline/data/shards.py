@@ -114,6 +114,11 @@ class Encoder:
         part.write_bytes(canonical(described))
         part.replace(self._description(shard))
 
+    def answer(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Encode the shard that has these fields; the job is the answer as well."""
+        self.encode(Shard(**job))
+        return job
+
     def path(self, shard: Shard) -> Path:
         return self.folder / f"{shard.name}.shard"
 
@@ -169,13 +174,7 @@ class Encoder:
 
 def main() -> None:
     """A worker: argv holds what Encoder is told; jobs are shards, and so are the answers."""
-    encoder = Encoder(json.loads(sys.argv[1]), Path(sys.argv[2]))
-
-    def encode(shard: dict[str, Any]) -> dict[str, Any]:
-        encoder.encode(Shard(**shard))
-        return shard
-
-    serve(encode)
+    serve(Encoder(json.loads(sys.argv[1]), Path(sys.argv[2])).answer)
 
 
 def _together(arrays: list[np.ndarray], dtype: np.dtype) -> np.ndarray:

@@ -26,10 +26,10 @@ from pipeline.store.disk import link
 from pipeline.ui import human_bytes
 from pipeline.workers import Workers
 
-# bytes of text for which no process is started, unless somebody asks for it: two need a quarter of
-# a second to be ready, and save no more than that
+# bytes of text for which no process is started, unless somebody asks for it: one needs a quarter of
+# a second to be ready, and saves no more than that
 SMALL = 48 << 20
-MOST = 16  # workers, unless somebody asks for more: this process joins what they encode
+MOST = 16  # processes, unless somebody asks for more: this one joins what all encode
 
 
 def run(context: Context) -> dict[str, object]:
@@ -131,6 +131,6 @@ def _shards_done(
         return
     encoder.tokenizer.encode("")  # compiles it, should that be needed: once, not in each of them
     words = [json.dumps(files), str(encoder.folder)]
-    with Workers(count, Encoder.__module__, words, encoder.folder) as workers:
-        for answer in workers.do(map(asdict, missing)):
+    with Workers(count - 1, Encoder.__module__, words, encoder.folder) as workers:
+        for answer in workers.do(map(asdict, missing), encoder.answer):
             yield None if answer is None else Shard(**answer)
