@@ -41,7 +41,7 @@ $(VENV)/.test-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 # Without a network: if the interpreter that was asked for already has the packages, .venv borrows them.
 define LINK_INSTALLED
 import importlib.util, pathlib, sys, sysconfig
-need = ["torch", "numpy", "safetensors", "click", "rich", "fsspec"]
+need = ["torch", "numpy", "numba", "safetensors", "click", "rich", "fsspec"]
 tests = "pytest xdist hypothesis ruff tokenizers tiktoken transformers pyarrow zstandard matplotlib"
 need += tests.split() if sys.argv[1] == "test" else []
 missing = [name for name in need if importlib.util.find_spec(name) is None]

@@ -6,7 +6,6 @@ today's offers. What nobody knows is None.
 """
 
 import math
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from launchers.estimate import (
 )
 from launchers.target import Away, Offer, Refused
 from pipeline.cards import find
-from pipeline.machine import choose_precision, cpu_flags
+from pipeline.machine import choose_precision, cores, cpu_flags
 from pipeline.recipe import Recipe
 
 Offers = Callable[[str], list[Offer]]  # of one card, the best first; raises Away, Refused
@@ -98,7 +97,7 @@ def here() -> Place:
         name, memory = found[0]
         alike = sum(each[0] == name for each in found)
         return Place("local", name, gpus=alike, memory=memory)
-    return Place("local", None, cores=_cores())
+    return Place("local", None, cores=cores())
 
 
 def _nvidia_smi() -> list[tuple[str, float]]:
@@ -117,12 +116,6 @@ def _nvidia_smi() -> list[tuple[str, float]]:
         return [(name.strip(), float(memory) / 1024) for name, _, memory in lines]
     except (OSError, subprocess.TimeoutExpired, ValueError):
         return []
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 # the lines

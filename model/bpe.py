@@ -6,38 +6,31 @@ Bytes would do (256 of them, any text), but make sequences long. Byte-pair encod
 has no unknown word. `split` cuts the text into pieces, `bpe_merges` merges within them.
 
 Ids: the special tokens, the 256 bytes in GPT-2's order, the merges in the order learned, exactly
-as Hugging Face's BpeTrainer gives them. As in `bpe_merges`, a word is a string of chr(id).
+as Hugging Face's BpeTrainer gives them.
 
-Cost on one core: encoding runs at 8 MB/s once the usual pieces are known, 3 MB/s before.
+Two programs do the work, with the same results: `bpe_merges` and `bpe_plain`, to be read; and
+`bpe_fast`, compiled, some thirty times as fast. IGNITE_TOKENIZER=reference chooses the former.
 """
 
-import json
+import functools
 import operator
 import re
 from collections.abc import Collection, Iterable, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
-from model.bpe_merges import (
-    Progress,
-    apply_merges,
-    count_pieces,
-    from_bytes,
-    learn_merges,
-    to_bytes,
-    why_stopped,
-)
-from model.split import PATTERN_NAME, split
+import numpy as np
+
+from model import bpe_file
+from model.bpe_choice import program
+from model.bpe_merges import Pair, Progress, to_bytes, why_stopped
+from model.split import PATTERN_NAME, PATTERNS, split
 
 END_OF_TEXT = "<|endoftext|>"
 
 # GPT-2 wrote each byte as a printable character and sorted by those; the order has stayed.
 _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
 BYTE_ORDER = bytes(_PRINTABLE) + bytes(b for b in range(256) if b not in _PRINTABLE)
-
-_FILE_KIND, _FILE_FORMAT = "Ignite-LLM byte-level BPE", 1
-_CACHE_PIECES, _CACHE_LONGEST = 1 << 18, 64  # some 70 MB when full; longer pieces seldom recur
 
 
 class Tokenizer:
@@ -48,20 +41,22 @@ class Tokenizer:
     ended, None after `load`. ValueError: merges or special tokens that make no vocabulary.
     """
 
-    pattern = PATTERN_NAME
-
     def __init__(
         self,
-        merges: Iterable[tuple[int, int]],
+        merges: Iterable[Pair],
         special_tokens: Sequence[str] = (END_OF_TEXT,),
         stopped_because: str | None = None,
+        pattern: str = PATTERN_NAME,
     ) -> None:
+        if pattern not in PATTERNS:
+            raise ValueError(f"pattern {pattern!r}: it must be one of {[*PATTERNS]}")
         self.special_tokens = {name: i for i, name in enumerate(special_tokens)}
         self.merges, self.stopped_because = list(merges), stopped_because
+        self.pattern = pattern
         if len(self.special_tokens) < len(special_tokens):
             raise ValueError(f"special tokens {special_tokens}: give each name only once")
-        for name in self.special_tokens:
-            if len(list(split(name))) < 2:  # then a learned token could come out equal to it
+        for name in self.special_tokens:  # a learned token could come out equal to a single piece
+            if name != END_OF_TEXT and len(list(split(name, pattern))) < 2:
                 raise ValueError(f"special token {name!r}: write it like '<|{name}|>'")
         first = len(special_tokens)
         self.token_bytes = [name.encode() for name in special_tokens]
@@ -71,12 +66,9 @@ class Tokenizer:
             if not (first <= left < token and first <= right < token):
                 raise ValueError(f"merge {(left, right)}: both ids must be in {first}..{token - 1}")
             self.token_bytes.append(self.token_bytes[left] + self.token_bytes[right])
-        self._char_of_byte = {byte: chr(first + i) for i, byte in enumerate(BYTE_ORDER)}
-        made = enumerate(self.merges, start=first + 256)
-        self._token_of_pair = {chr(a) + chr(b): chr(token) for token, (a, b) in made}
-        if len(self._token_of_pair) < len(self.merges):
+        if len(set(self.merges)) < len(self.merges):
             raise ValueError("merges: the same pair stands there twice")
-        self._ids_of_piece: dict[str, list[int]] = {}
+        self._byte_tokens = [first + BYTE_ORDER.index(byte) for byte in range(256)]
 
     @property
     def vocab_size(self) -> int:
@@ -89,35 +81,44 @@ class Tokenizer:
             raise ValueError(f"no special token {END_OF_TEXT!r} here; train with it")
         return self.special_tokens[END_OF_TEXT]
 
+    @functools.cached_property
+    def _coder(self):
+        """Made when it is needed: training alone needs none."""
+        make = program().Coder
+        return make(self.merges, self._byte_tokens, self.token_bytes, self.pattern)
+
     @classmethod
     def train(
         cls,
-        texts: Iterable[str | bytes],
+        texts: Iterable[str | bytes | memoryview],
         *,
         vocab_size: int = 32_000,
         min_pair_count: int = 2,
+        pattern: str = PATTERN_NAME,
         special_tokens: Sequence[str] = (END_OF_TEXT,),
         progress: Progress | None = None,
+        workers: int | None = None,
     ) -> "Tokenizer":
         """Learn from `texts`, each one document, until there are `vocab_size` tokens or no pair of
-        neighbours occurs `min_pair_count` times.
+        neighbours occurs `min_pair_count` times. `pattern` names the rule of `split`.
 
         `progress(done, total, what)` hears of "read" (bytes; total None) and "merge" (merges).
+        `workers` threads count, as many as there are cores, up to four, if it is None; they change
+        nothing but the time. The readable program has one.
+        ValueError: texts with more distinct pieces than 2**31 numbers hold, billions of bytes.
         """
-        plain = cls((), special_tokens)
+        if isinstance(texts, str | bytes | memoryview):
+            raise ValueError("texts must be a series of documents; for a single one pass [text]")
+        plain = cls((), special_tokens, pattern=pattern)
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers {workers}: there must be at least 1")
         room = vocab_size - plain.vocab_size
         if room < 0:
             raise ValueError(f"vocab_size {vocab_size}: it must be at least {plain.vocab_size}")
-        pieces = count_pieces(texts, progress)
-        words = [plain._spell(piece) for piece in pieces]
-        learned = learn_merges(words, list(pieces.values()), plain.vocab_size, min_pair_count)
-        merges = []
-        for left, right in islice(learned, room):
-            merges.append((ord(left), ord(right)))
-            if progress:
-                progress(len(merges), room, "merge")
+        asked = (texts, pattern, plain._byte_tokens, room, min_pair_count, progress, workers)
+        merges = program().learn(*asked)
         reason = why_stopped(len(merges), room, vocab_size, min_pair_count)
-        return cls(merges, special_tokens, reason)
+        return cls(merges, special_tokens, reason, pattern)
 
     def encode(self, text: str | bytes, allowed_special: Collection[str] = ()) -> list[int]:
         """The ids of `text`; `decode_bytes` turns them back into the same bytes, UTF-8 or not.
@@ -125,75 +126,74 @@ class Tokenizer:
         The name of a special token is plain text unless it is in `allowed_special`: nobody can
         smuggle one in. ValueError: a name there that this tokenizer lacks.
         """
-        text = from_bytes(to_bytes(text))
         if not allowed_special:
-            return self._encode_plain(text)
+            return self._coder.encode(text)
+        ids: list[int] = []
+        for part in self._parts(to_bytes(text), allowed_special):
+            ids += [part] if isinstance(part, int) else self._coder.encode(part)
+        return ids
+
+    def encode_array(self, text: str | bytes, allowed_special: Collection[str] = ()) -> np.ndarray:
+        """The same as an array: of uint16, or uint32 where there are more than 65,536 tokens."""
+        if not allowed_special:
+            return self._coder.encode_array(text)
+        encode = self._coder.encode_array
+        empty = encode(b"")
+        parts = self._parts(to_bytes(text), allowed_special)
+        arrays = [empty.dtype.type([p]) if isinstance(p, int) else encode(p) for p in parts]
+        return np.concatenate([empty, *arrays])
+
+    def encode_batch(
+        self, texts: Iterable[str | bytes], allowed_special: Collection[str] = ()
+    ) -> list[list[int]]:
+        """The ids of each text."""
+        return [self.encode(text, allowed_special) for text in texts]
+
+    def _parts(self, data: bytes, allowed_special: Collection[str]) -> Iterable[bytes | int]:
+        """What stands between the special tokens allowed, and these as ids."""
         if unknown := set(allowed_special) - set(self.special_tokens):
             raise ValueError(f"special tokens {unknown}: there are only {[*self.special_tokens]}")
-        names = "|".join(map(re.escape, sorted(allowed_special, key=len, reverse=True)))
-        ids: list[int] = []
-        for i, part in enumerate(re.split(f"({names})", text)):
-            ids += [self.special_tokens[part]] if i % 2 else self._encode_plain(part)
-        return ids
-
-    def _encode_plain(self, text: str) -> list[int]:
-        ids: list[int] = []
-        known = self._ids_of_piece
-        for piece in split(text):
-            ids_of_piece = known.get(piece)
-            if ids_of_piece is None:
-                word = apply_merges(self._spell(piece), self._token_of_pair)
-                ids_of_piece = [ord(token) for token in word]
-                if len(known) >= _CACHE_PIECES:
-                    known.clear()
-                if len(piece) <= _CACHE_LONGEST:
-                    known[piece] = ids_of_piece
-            ids += ids_of_piece
-        return ids
-
-    def _spell(self, piece: str) -> str:
-        """A piece as a word of byte tokens."""
-        return "".join([self._char_of_byte[b] for b in piece.encode("utf-8", "surrogateescape")])
+        longest_first = sorted(allowed_special, key=len, reverse=True)
+        names = b"|".join(re.escape(name.encode()) for name in longest_first)
+        for i, part in enumerate(re.split(b"(%s)" % names, data)):
+            yield self.special_tokens[part.decode()] if i % 2 else part
 
     def decode_bytes(self, ids: Iterable[SupportsIndex]) -> bytes:
         """The bytes of `ids`, special tokens by name. ValueError: an id outside the vocabulary."""
-        parts = []
-        for i in map(operator.index, ids):
-            if not 0 <= i < self.vocab_size:
-                raise ValueError(f"token id {i}: this vocabulary has 0..{self.vocab_size - 1}")
-            parts.append(self.token_bytes[i])
-        return b"".join(parts)
+        return bytes(self._coder.decode(ids))
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """The text of `ids`; what is not UTF-8, such as half a character, becomes U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
+        return str(self._coder.decode(ids), "utf-8", "replace")
 
     def save(self, path: str | Path) -> None:
         """Write one line of JSON: the same vocabulary gives the same bytes."""
-        head = {"kind": _FILE_KIND, "format": _FILE_FORMAT, "pattern": self.pattern}
-        data = head | {"special_tokens": [*self.special_tokens], "merges": self.merges}
-        Path(path).write_bytes(json.dumps(data, separators=(",", ":")).encode() + b"\n")
+        names = [*self.special_tokens]
+        content = {"pattern": self.pattern, "special_tokens": names, "merges": self.merges}
+        bpe_file.write(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read what `save` wrote. ValueError: another kind of file, another format, damage."""
+        data = bpe_file.read(path)
+        if data.get("pattern") not in PATTERNS:
+            raise ValueError(f"{path} has pattern {data.get('pattern')!r}; known: {[*PATTERNS]}")
         try:
-            data = json.loads(Path(path).read_bytes())
-        except (ValueError, RecursionError):
-            data = None
-        if not isinstance(data, dict) or data.get("kind") != _FILE_KIND:
-            raise ValueError(
-                f"{path} is not a tokenizer; Tokenizer.train(...).save(path) makes one"
-            )
-        if (data.get("format"), data.get("pattern")) != (_FILE_FORMAT, PATTERN_NAME):
-            found = f"{path} has format {data.get('format')}, pattern {data.get('pattern')!r}"
-            raise ValueError(f"{found}; this program reads {_FILE_FORMAT} and {PATTERN_NAME!r}")
-        try:
-            merges = [
-                (operator.index(left), operator.index(right)) for left, right in data["merges"]
-            ]
-            return cls(merges, data["special_tokens"])
+            merges = [(operator.index(a), operator.index(b)) for a, b in data["merges"]]
+            return cls(merges, data["special_tokens"], pattern=data["pattern"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}); copy it again or train again"
             ) from error
+
+    def to_huggingface(self, path: str | Path) -> None:
+        """Write a tokenizer.json for `tokenizers` and `transformers`; see `bpe_export`."""
+        from model.bpe_export import to_huggingface
+
+        to_huggingface(self, path)
+
+    def to_tiktoken(self) -> dict[str, Any]:
+        """What `tiktoken.Encoding(**...)` takes: mergeable ranks, pattern, special tokens."""
+        from model.bpe_export import to_tiktoken
+
+        return to_tiktoken(self)

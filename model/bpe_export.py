@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.bpe import BYTE_ORDER, Tokenizer
-from model.split import PATTERN, PATTERN_NAME
+from model.split import PATTERNS
 
 # Hugging Face writes bytes as GPT-2 did: 188 printable ones as themselves, 68 as U+0100 onwards.
 _CHAR_OF_BYTE = {byte: chr(byte if i < 188 else 256 + i - 188) for i, byte in enumerate(BYTE_ORDER)}
@@ -28,8 +28,9 @@ def to_huggingface(tokenizer: Tokenizer, path: str | Path) -> None:
     if len(vocabulary) < len(names):
         raise ValueError("two tokens have the same bytes: no tokenizer.json can hold them")
     bytes_as_chars = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    pattern = PATTERNS[tokenizer.pattern]
     pieces = {"type": "Split", "behavior": "Isolated", "invert": False}
-    splitters = [pieces | {"pattern": {"Regex": PATTERN}}, bytes_as_chars | {"use_regex": False}]
+    splitters = [pieces | {"pattern": {"Regex": pattern}}, bytes_as_chars | {"use_regex": False}]
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     data = {
         "version": "1.0",
@@ -64,8 +65,8 @@ def to_tiktoken(tokenizer: Tokenizer) -> dict[str, Any]:
     """What `tiktoken.Encoding(**to_tiktoken(tokenizer))` takes."""
     ordinary = list(enumerate(tokenizer.token_bytes))[len(tokenizer.special_tokens) :]
     return {
-        "name": PATTERN_NAME,
-        "pat_str": PATTERN,
+        "name": tokenizer.pattern,
+        "pat_str": PATTERNS[tokenizer.pattern],
         "mergeable_ranks": {token: i for i, token in ordinary},
         "special_tokens": dict(tokenizer.special_tokens),
     }

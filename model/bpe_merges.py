@@ -16,36 +16,68 @@ Words should be short: each merge reads the words that it changes from end to en
 import heapq
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from model.split import split
 
+Pair = tuple[int, int]
 Progress = Callable[[int, int | None, str], None]
 
 
-def to_bytes(text: str | bytes) -> bytes:
+def to_bytes(text: str | bytes | memoryview) -> bytes | memoryview:
     """The UTF-8 of a text, also of one with lone surrogates, which are not Unicode text."""
     return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
 
 
-def from_bytes(data: bytes) -> str:
+def from_bytes(data: bytes | memoryview) -> str:
     """Bytes read as UTF-8; one that is not becomes a lone surrogate, so that none is lost."""
-    return data.decode("utf-8", "surrogateescape")
+    return str(data, "utf-8", "surrogateescape")
 
 
-def count_pieces(texts: Iterable[str | bytes], progress: Progress | None) -> Counter[str]:
+def learn(
+    texts: Iterable[str | bytes | memoryview],
+    pattern: str,
+    byte_tokens: Sequence[int],
+    room: int,
+    min_pair_count: int,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> list[Pair]:
+    """Up to `room` merges from the texts; fewer if no pair is left that occurs `min_pair_count`
+    times. Byte b is the token `byte_tokens[b]`; new tokens come after those. `workers` is for
+    programs with threads, of which this is none.
+    """
+    pieces = count_pieces(texts, pattern, progress)
+    chars = [chr(token) for token in byte_tokens]
+    words = [spell(piece, chars) for piece in pieces]
+    found = learn_merges(words, list(pieces.values()), max(byte_tokens) + 1, min_pair_count)
+    merges = []
+    for left, right in islice(found, room):
+        merges.append((ord(left), ord(right)))
+        if progress:
+            progress(len(merges), room, "merge")
+    return merges
+
+
+def count_pieces(
+    texts: Iterable[str | bytes | memoryview], pattern: str, progress: Progress | None
+) -> Counter[str]:
     """How often each distinct piece occurs in the documents: all that learning needs to know."""
-    if isinstance(texts, str | bytes):
-        raise ValueError("texts must be a series of documents; for a single one pass [text]")
     pieces: Counter[str] = Counter()
     bytes_read = 0
     for document in texts:
         data = to_bytes(document)
-        pieces.update(split(from_bytes(data)))
+        pieces.update(split(from_bytes(data), pattern))
         bytes_read += len(data)
         if progress:
             progress(bytes_read, None, "read")
     return pieces
+
+
+def spell(piece: str, chars: Sequence[str]) -> str:
+    """A piece as a word of byte tokens."""
+    return "".join([chars[b] for b in piece.encode("utf-8", "surrogateescape")])
 
 
 def learn_merges(

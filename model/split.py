@@ -5,8 +5,9 @@ wastes the vocabulary on "dog.", "dog!" and "dog?", and on accidents across word
 and every new merge would have to scan the whole corpus. Cut first, and merges stay inside a piece:
 tokens resemble words, and one distinct piece with a count stands for all its occurrences.
 
-The rule is GPT-4's, in the form that Hugging Face tokenizers and rustbpe use. Its alternatives are
-tried in this order at every position; nothing is lost, the pieces joined are the text:
+The rule by default is GPT-4's, in the form that Hugging Face tokenizers and rustbpe use. Its
+alternatives are tried in this order at every position; nothing is lost, the pieces joined are the
+text:
 
     (?i:'s|'t|'re|'ve|'m|'ll|'d)  an English ending, so that "she's" shares "she" with "she"
     [^\r\n\p{L}\p{N}]?\p{L}+      a word, with one space or mark before it: " word", "(word"
@@ -15,6 +16,9 @@ tried in this order at every position; nothing is lost, the pieces joined are th
     \s*[\r\n]+                    blank lines, up to the last line end
     \s+(?!\S)                     white space, but for the last, which belongs to the next word
     \s+                           any white space that is left
+
+tiktoken's form, "cl100k", takes all the white space at the end of a text as one piece. "gpt2" is
+the rule of old: no marks but a space before a word, numbers of any length, no line ends of its own.
 
 The standard library's `re` has no \p{L}, and its \s and its ignoring of case differ from those of
 the engines named above, so all classes are spelled out from the tables of `unicode16`. The case
@@ -31,11 +35,15 @@ from model import unicode16
 
 PATTERN_NAME = "cl100k-classic"
 
-# The same rule for libraries that know \p{L}: what exported tokenizers carry.
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+# The same rules for libraries that know \p{L}: what exported tokenizers carry.
+_START = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+_START += r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
+_END = r"|\s+(?!\S)|\s+"
+PATTERNS = {
+    "cl100k-classic": rf"{_START}|\s*[\r\n]+{_END}",
+    "cl100k": rf"{_START}|\s+\z|\s*[\r\n]+{_END}",
+    "gpt2": rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+{_END}",
+}
 
 _LAST = 0x10FFFF
 _LAST_OF_PLANE_0 = 0xFFFF
@@ -43,18 +51,18 @@ _LAST_OF_PLANE_0 = 0xFFFF
 Ranges = list[tuple[int, int]]
 
 
-def split(text: str) -> Iterator[str]:
+def split(text: str, pattern: str = PATTERN_NAME) -> Iterator[str]:
     """The pieces of `text`, in order; "".join(split(text)) == text.
 
     Lone surrogates, which stand for bytes that are not UTF-8 (`errors="surrogateescape"`), count as
     punctuation.
     """
-    return map(re.Match.group, compiled_pattern().finditer(text))
+    return map(re.Match.group, compiled_pattern(pattern).finditer(text))
 
 
 @functools.cache
-def compiled_pattern() -> re.Pattern[str]:
-    """The rule above as one pattern of the standard library."""
+def compiled_pattern(name: str) -> re.Pattern[str]:
+    """A rule above as one pattern of the standard library."""
     letters, numbers, spaces = map(
         unicode16.ranges, (unicode16.LETTERS, unicode16.NUMBERS, unicode16.WHITESPACE)
     )
@@ -62,12 +70,18 @@ def compiled_pattern() -> re.Pattern[str]:
     one_before_word = _one(_all_but(letters + numbers + line_ends))
     letter_run, other_run = _run(letters), _run(_all_but(letters + numbers + spaces))
     space = _inside(spaces, 0, _LAST)
+    last = rf"[{space}]+(?![^{space}])|[{space}]+"
+    if name == "gpt2":
+        return re.compile(
+            rf"'(?:[stmd]|re|ve|ll)| ?{letter_run}| ?{_run(numbers)}| ?{other_run}|{last}"
+        )
     return re.compile(
         r"'(?:[sStTmMdD\u017f]|[rR][eE]|[vV][eE]|[lL][lL])"
         rf"|{one_before_word}?{letter_run}"
         rf"|{_one(numbers)}{{1,3}}"
         rf"| ?{other_run}[\r\n]*"
-        rf"|[{space}]*[\r\n]+|[{space}]+(?![^{space}])|[{space}]+"
+        + (rf"|[{space}]++\Z" if name == "cl100k" else "")
+        + rf"|[{space}]*[\r\n]+|{last}"
     )
 
 

@@ -8,10 +8,7 @@ copy of the whole state, and because before version 0.8 it copied even those tha
 nothing for tensors in main memory, 16 MiB for those on another device; one tensor to read.
 """
 
-import contextlib
 import json
-import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -90,15 +87,3 @@ class Stored(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-
-def link(source: Path, target: Path) -> None:
-    """Give a file another name; copy it where that cannot be, as between two file systems.
-
-    The bytes may have two names then: replace such a file, never write into it.
-    """
-    target.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        os.link(source, target)
-        return
-    shutil.copyfile(source, target)

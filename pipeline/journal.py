@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.store.disk import link
+
 _WHOLE = 64 << 20  # bytes
 
 
@@ -33,8 +35,6 @@ class Journal:
 
     def __init__(self, folder: Path, restored: Mapping[str, Path]) -> None:
         """``restored`` are the files of the checkpoint that the run goes on from."""
-        from pipeline.checkpoint import link  # whoever only reads need not load torch
-
         self.folder = folder
         folder.mkdir()
         self.parts = [folder / name for name in sorted(filter(is_part, restored))]

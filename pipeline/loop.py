@@ -31,11 +31,12 @@ from torch import Tensor
 
 from model.evaluate import score
 from model.trainer import StepReport, Trainer
-from pipeline.checkpoint import Stored, link, write
+from pipeline.checkpoint import Stored, write
 from pipeline.errors import Interrupted
 from pipeline.journal import Journal
 from pipeline.metrics import Meter, Segment, number
 from pipeline.stage import Context
+from pipeline.store.disk import link
 from pipeline.team import Leader, Nobody
 
 # a look at the validation split while training reads at most this many tokens of it

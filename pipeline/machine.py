@@ -1,5 +1,6 @@
 """Settings of the machine: how a run is computed, never what it computes. No key holds them."""
 
+import contextlib
 import os
 import re
 from collections.abc import Collection
@@ -27,6 +28,7 @@ class Machine:
     keep: int = 2  # so many of the newest checkpoints stay until there is a result
     processes: int = 1  # that train together; 0: one for each GPU
     sharding: str = "auto"  # or "on", "off": does each process hold but a part of the weights?
+    workers: int = 0  # processes that encode; 0: one for each core, if the text is worth it
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", self.device):
@@ -38,6 +40,17 @@ class Machine:
             raise ValueError(f"--compile {self.compile}: it must be auto, on or off")
         if self.sharding not in ("auto", "on", "off"):
             raise ValueError(f"--sharding {self.sharding}: it must be auto, on or off")
+
+
+def cores() -> int:
+    """CPU cores that this process may use: of those it may run on, what its container is given."""
+    count = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):  # no such limit: no file, or "max"
+        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
+        count = min(count, max(1, quota // period))
+    return count
 
 
 def torchrun() -> tuple[int, int] | None:

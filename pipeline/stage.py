@@ -5,6 +5,7 @@ in ``context.inputs``, writes files into ``context.out`` and returns numbers for
 nothing of keys, logs or stores, and imports nothing of the engine.
 """
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,9 @@ class Context:
     show: Callable[..., None] = field(default=lambda *_, **__: None)
     save: Callable[..., None] = field(default=lambda *_, **__: None)
     note: Callable[[str], None] = field(default=lambda _: None)  # say something to people once
+    # a folder of this machine in which a process finds what one that was killed had done; it may
+    # lack anything, or hold it damaged, and is gone when there is a result
+    kept: Callable[[], Path] = field(default=lambda: Path(tempfile.mkdtemp(prefix="ignite-")))
     # say how many seconds a part of ending in order took, such as writing a checkpoint
     needs: Callable[[str, float], None] = field(default=lambda *_: None)
 

@@ -15,6 +15,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config) -> None:
+    """Compile the tokenizer before there are workers: once, and not in the midst of a test."""
+    if not hasattr(config, "workerinput"):
+        from model.fast.build import kernels
+
+        kernels()
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
     """A small text for the toy pipeline."""
@@ -42,6 +50,30 @@ def shakespeare() -> Path:
     if not path.is_file():
         pytest.skip(f"no {path}; let IGNITE_TEST_CORPUS name a copy of TinyShakespeare")
     return path
+
+
+@pytest.fixture
+def case(tmp_path, monkeypatch):
+    """Inputs for the stage ``encode``, to be cut into many shards."""
+    from encoding import SIZE, Case, documents
+
+    monkeypatch.setattr("pipeline.stages.encode.SIZE", SIZE)
+    return Case(tmp_path, documents(0), documents(1)[:12])
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[str]:
+    """Names of the shards that this process encodes."""
+    from pipeline.data.shards import Encoder
+
+    names, really = [], Encoder.encode
+
+    def encode(self, shard):
+        names.append(shard.name)
+        really(self, shard)
+
+    monkeypatch.setattr(Encoder, "encode", encode)
+    return names
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,25 @@ def test_decodings_script():
     assert "'way': 'graph'" in told and "failed" not in told
 
 
+def test_encodings_script(tmp_path):
+    corpus = write_corpus(tmp_path / "text.txt")
+    told = bench("encode.py", corpus, "--megabytes", 100, "--rounds", 1, "--dry")
+    result = json.loads(told[told.index("{\n") :])
+    assert result["killed"]["kills"] == 5 and result["killed"]["same_bytes"]
+    assert result["killed"]["encoded_twice_mb"] < result["megabytes"]
+
+
+def test_the_tokenizers_memory_script(tmp_path):
+    corpus = write_corpus(tmp_path / "text.txt", words=8000)
+    words = ("--text", corpus, "--megabytes", 1, "--alone", 2, "--dry")
+    told = bench("tokenizer_memory.py", *words, "--subjects", "ours", "tokenizers", "counted")
+    found = [line.split(maxsplit=3) for line in told.splitlines()]
+    assert [line[2] for line in found] == ["ours", "tokenizers", "counted", "ours", "counted"]
+    figures = [json.loads(line[3]) for line in found]
+    assert all(one["peak_bytes"] > one["idle_bytes"] > 0 for one in figures)
+    assert figures[4]["found"]["distinct"] > figures[2]["found"]["distinct"] > 2000
+
+
 def test_a_sweep(tmp_path):
     """All but its writing of results, which would leave a file in the tree."""
     rows = tmp_path / "rows.toml"

@@ -20,10 +20,11 @@ from model.batches import Batches
 from model.gpt import GPT
 from model.trainer import Trainer
 from pipeline import checkpoint, loop, recipe
-from pipeline.checkpoint import Stored, link, write
+from pipeline.checkpoint import Stored, write
 from pipeline.errors import Interrupted
 from pipeline.loop import Loop
 from pipeline.stage import Context
+from pipeline.store.disk import link
 
 VOCAB = 270
 

@@ -23,6 +23,7 @@ from pipeline.engine.gc import collect, survey
 from pipeline.engine.leftovers import Item
 from pipeline.engine.needed import all_blobs
 from pipeline.hashing import canonical
+from pipeline.store import locks
 from pipeline.store.locks import alone
 from pipeline.store.store import Store
 
@@ -99,6 +100,46 @@ def test_temporary_files_stay_as_long_as_their_process_lives(store, days):
             "tmp/1-dead"
         ]
         assert (scratch / "half").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
+def test_a_kept_folder_is_found_again_by_one_process_at_a_time(store):
+    with store.disk.kept(KEY) as folder:
+        (folder / "half").write_bytes(b"half")
+        with store.disk.kept(KEY) as other:  # by somebody else
+            assert other != folder and not (other / "half").exists()
+        assert not other.exists()
+    with store.disk.kept(KEY) as again:
+        assert again == folder and (again / "half").read_bytes() == b"half"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
+def test_a_kept_folder_goes_when_it_is_old_and_not_in_use(store):
+    with store.disk.kept(KEY) as folder:
+        (folder / "half").write_bytes(b"half")
+        assert not survey(store, at(store, 0.9)).rest
+        old = survey(store, at(store, 1.1))
+        assert [item.what for item in old.rest] == ["part of a result"]
+        assert not collect(store, old) and (folder / "half").exists()
+    assert [item.name for item in collect(store, old)] == [f"work/{KEY}"]
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such locks")
+def test_a_folder_that_goes_while_it_is_taken_is_not_taken(tmp_path, monkeypatch):
+    import fcntl
+
+    folder = tmp_path / "folder"
+    assert locks.take(folder) is None  # it was there a moment ago
+    folder.mkdir()
+    flock = fcntl.flock
+
+    def too_late(file, how):
+        shutil.rmtree(folder, ignore_errors=True)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    assert locks.take(folder) is None
 
 
 def test_temporary_files_of_which_nobody_can_tell_stay_for_a_day(store):

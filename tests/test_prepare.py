@@ -187,6 +187,11 @@ def test_a_split_is_read_back(tmp_path):
     read = Split(tmp_path / "train.text", tmp_path / "train.ends")
     assert list(read) == list(read) == [b"one", b"two", b"", b"three"]
     assert (len(read), read.bytes) == (4, 11)
+    views = []
+    for view in read.views():
+        views.append(view)
+        read.let_go()
+    assert views == [b"one", b"two", b"", b"three"]
 
 
 def test_a_split_whose_files_do_not_fit_is_refused(tmp_path):

@@ -9,9 +9,9 @@ from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 
 from model import unicode16
-from model.split import PATTERN, split
+from model.split import PATTERN_NAME, PATTERNS, split
 
-_REFERENCE = Split(Regex(PATTERN), behavior="isolated")
+_REFERENCE = Split(Regex(PATTERNS[PATTERN_NAME]), behavior="isolated")
 
 # All code points that Unicode 16.0 assigns, private use aside, and all that lie between them.
 _ASSIGNED = [chr(c) for c in (*range(0xD800), *range(0xE000, 0x32400), *range(0xE0000, 0xE0200))]

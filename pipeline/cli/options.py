@@ -99,6 +99,13 @@ def machine_options(command: Callable) -> Callable:
             help="Time between checkpoints, such as 90s, 5m, 1h30m.",
         ),
         click.option(
+            "--workers",
+            type=_AutoOr(0, 1024),
+            default="auto",
+            metavar="N",
+            help="Processes that encode; auto: one for each core, if there is much text.",
+        ),
+        click.option(
             "--threads",
             type=click.IntRange(0, 1024),
             default=0,
@@ -242,6 +249,7 @@ MACHINE = (
     "keep",
     "processes",
     "sharding",
+    "workers",
 )
 
 

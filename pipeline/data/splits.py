@@ -3,7 +3,8 @@
     NAME.text    the documents' UTF-8 bytes, one after the other, nothing between them
     NAME.ends    for each document the offset at which it ends, little-endian uint64
 
-Writing and reading hold one document at a time, however large the split.
+Writing and reading hold one document at a time, however large the split; `views` and `let_go`
+together not even that.
 """
 
 import mmap
@@ -53,10 +54,22 @@ class Split:
         return len(self._ends) // END.size
 
     def __iter__(self) -> Iterator[bytes]:
-        start = 0
+        return map(bytes, self.views())
+
+    def views(self) -> Iterator[memoryview]:
+        """The documents where they are, without a copy."""
+        whole, start = memoryview(self._text), 0
         for (end,) in END.iter_unpack(self._ends):
-            yield self._text[start:end]
+            yield whole[start:end]
             start = end
+
+    def let_go(self) -> None:
+        """Let this process hold none of what was read of the text: it is read again if need be.
+
+        The system would take it back only when memory is short.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._text.madvise(mmap.MADV_DONTNEED)
 
 
 def _mapped(path: Path) -> mmap.mmap:

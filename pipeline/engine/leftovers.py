@@ -19,11 +19,11 @@ from pipeline.engine import log
 from pipeline.engine.courier import UNSENT, read_unsent
 from pipeline.engine.log import Entry
 from pipeline.engine.needed import all_blobs
-from pipeline.store.locks import abandoned, alone
+from pipeline.store.locks import abandoned, alone, take
 from pipeline.store.storage import Storage, blob_name
 from pipeline.store.store import Store
 
-_PART, _TEMPORARY = "partial blob", "temporary file"
+_PART, _TEMPORARY, _KEPT = "partial blob", "temporary file", "part of a result"
 _DAY, _MINUTE = 24 * 3600.0, 60.0
 
 
@@ -71,7 +71,7 @@ def on_disk(store: Store, now: float, grace: float, needed: set[str]) -> Iterato
         # a minute: its lock is taken a moment after it was made
         if dead is not False and newest <= now - max(grace, _MINUTE if dead else _DAY):
             yield Item(_TEMPORARY, f"tmp/{name}", size, here=True)
-    for folder, what in (("part", _PART), ("damaged", "damaged blob")):
+    for folder, what in (("part", _PART), ("damaged", "damaged blob"), ("work", _KEPT)):
         for name in disk.names(folder):
             if folder == "part" and name.endswith(".lock"):
                 continue  # a lock that is removed while somebody waits for it keeps nobody out
@@ -112,7 +112,11 @@ def remove(store: Store, item: Item) -> bool:
     if not item.here:
         store.remove(item.name)
         return True
-    if path.is_dir():
+    if item.what == _KEPT:
+        if (held := take(path)) is not None:
+            with held:
+                shutil.rmtree(path, ignore_errors=True)
+    elif path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     elif item.what == _PART:
         with suppress(_Busy), alone(path, _busy):

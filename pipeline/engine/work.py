@@ -9,10 +9,11 @@ in time, the one that this machine still has.
 
 import functools
 import importlib
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,9 +124,10 @@ class Work:
         ``missing`` are blobs of an earlier result that are gone: it is retired first.
         """
         beating = Beat(self.store, self.key, self._asked_to_stop)
-        with beating as beat, self.store.scratch() as scratch:
+        with beating as beat, self.store.scratch() as scratch, ExitStack() as held:
             self._take(beat, record)
             self.scratch, out = scratch, scratch / "out"
+            kept = functools.cache(lambda: held.enter_context(self.store.disk.kept(self.key)))
             show = self._shower(beat)
             self.fetched = self.session.counting(self.stage, show)
             out.mkdir()
@@ -146,6 +148,7 @@ class Work:
                     show=show,
                     save=self._save,
                     note=self._note,
+                    kept=kept,
                     needs=self.stopping.needs,
                 )
                 metrics = importlib.import_module(self.stage.module).run(context)
@@ -162,6 +165,8 @@ class Work:
                     raise explain(error, self.store.root) from error
                 raise
             self.store.disk.remove(f"{UNSENT}/{self.key}")
+            if kept.cache_info().currsize:
+                shutil.rmtree(kept(), ignore_errors=True)
             self._prune()
 
     def _take(self, beat: Beat, record: dict[str, Any] | None) -> None:

@@ -16,12 +16,13 @@ def run(context: Context) -> dict[str, object]:
 
     def progress(done: int, total: int | None, what: str) -> None:
         if what == "read":
+            split.let_go()
             context.progress(done, split.bytes, "B", doing="counting pieces")
         else:
             context.progress(done, total, "merges", doing="merging pairs")
 
     tokenizer = Tokenizer.train(
-        split,
+        split.views(),
         vocab_size=settings.vocab_size,
         min_pair_count=settings.min_pair_count,
         progress=progress,

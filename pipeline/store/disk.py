@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import StoreError
-from pipeline.store.locks import abandoned, hold
+from pipeline.store.locks import abandoned, hold, take
 from pipeline.store.storage import Report
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -149,6 +149,23 @@ class Disk:
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
+    @contextlib.contextmanager
+    def kept(self, name: str) -> Iterator[Path]:
+        """A directory under ``work/`` that outlives its process; an empty one if it is in use.
+
+        Two processes may be at the same work without knowing it; only one of them gets the name.
+        """
+        path = self.root / "work" / name
+        with self._explained():
+            path.mkdir(parents=True, exist_ok=True)
+            held = take(path)
+        if held is None:
+            with self.scratch() as other:
+                yield other
+        else:
+            with held:
+                yield path
+
     def sweep(self, older_than: float = 24 * 3600) -> None:
         """Remove temporary files that a process which died long ago left behind."""
         for name in self.names("tmp"):
@@ -232,3 +249,15 @@ def _flush_directory(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file another name; copy it where that cannot be, as between two file systems.
+
+    The bytes may have two names then: replace such a file, never write into it.
+    """
+    target.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.link(source, target)
+        return
+    shutil.copyfile(source, target)

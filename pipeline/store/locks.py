@@ -1,6 +1,7 @@
 """Locks between processes of one machine; the system lets go of one when its holder dies."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,26 @@ def hold(folder: Path) -> BinaryIO:
 
         fcntl.flock(file, fcntl.LOCK_EX)
     return file
+
+
+def take(folder: Path) -> BinaryIO | None:
+    """Hold a folder as above if nobody else does; None if somebody does, or it is gone."""
+    try:
+        file = (folder / _HELD).open("wb")
+    except FileNotFoundError:
+        return None
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), (folder / _HELD).stat()):
+            return file
+    except ImportError:
+        return file
+    except OSError:
+        pass
+    file.close()
+    return None
 
 
 def abandoned(folder: Path) -> bool | None:

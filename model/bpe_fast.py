@@ -1,0 +1,285 @@
+"""The tokenizer at full speed: what `model/bpe.py` does, compiled, with the same results.
+
+`learn` is the twin of `bpe_merges.learn`, `Coder` of `bpe_plain.Coder`; the kernels that they call
+are in `model/fast/`, which is to be read in the order scan, table, count, learn, merge, encode,
+decode. Nothing here decides a result: the readable code is the definition, and the tests compare.
+"""
+
+import functools
+import itertools
+import operator
+import threading
+from collections.abc import Iterable, Sequence
+from typing import SupportsIndex
+
+import numpy as np
+
+from model.bpe_count import Report, count_words
+from model.bpe_merges import Pair, Progress, to_bytes
+from model.bpe_parts import Text
+from model.bpe_plain import id_type
+from model.fast import desk
+from model.fast.build import kernels
+from model.fast.desk import Desk
+from model.fast.plainly import endings
+
+_AT_ONCE = 1024  # merges learned in one call
+_ENOUGH = 1 << 20  # words rewritten in one call, or somewhat more: it ends with a merge
+_OUT = 1 << 15  # tokens encoded in one call, and a piece more
+_MOST_ENTRIES = 1 << 20  # known pieces when encoding: some 90 MB, then it forgets and begins anew
+_MOST_POOL = 1 << 23  # int32 for what does not stand in an entry itself
+_SCRATCH = 1 << 12  # int32 for merging within a piece, when it is not in use for a long one
+
+
+def _new_desk(pattern: str, byte_tokens: Sequence[int]) -> Desk:
+    """A desk to split by a pattern, with an empty table of pieces."""
+    new = Desk()
+    new.lend(desk.CLASSES, desk.kinds())
+    new[desk.MODE] = mode = desk.MODES[pattern]
+    new.lend(desk.ENDINGS, endings(mode))
+    new.lend(desk.BYTE_TOKENS, np.array(byte_tokens, np.int32))
+    new.lend(desk.AHEAD, np.zeros(4 * desk.PIECES_AHEAD, np.int64))
+    new.new_table()
+    new.lend(desk.POOL, np.zeros(1 << 12, np.int32))
+    new[desk.POOL_SIZE] = 1 << 12
+    return new
+
+
+def _make_room(at: Desk, words: int) -> None:
+    """Room for more entries in the table of pieces, or for so many more words in its pool."""
+    if at[desk.USED] >= at[desk.LIMIT]:
+        at.grow_table(kernels().move, times=2 if at[desk.USED] < 1 << 20 else 1)
+    else:
+        at.grow(desk.POOL, desk.POOL_SIZE, at[desk.POOL_USED] + words)
+
+
+def learn(
+    texts: Iterable[Text],
+    pattern: str,
+    byte_tokens: Sequence[int],
+    room: int,
+    min_pair_count: int,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> list[Pair]:
+    """Up to `room` merges; see `bpe_merges.learn`. `workers`: see `count_words`."""
+    work = count_words(texts, pattern, byte_tokens, progress, workers)
+    _begin(work, max(byte_tokens) + 1, max(1, min_pair_count))
+    merges: list[Pair] = []
+    found, report = np.empty((_AT_ONCE, 2), np.int32), Report(progress, room, "merge")
+    while len(merges) < room and work[desk.LEFT] >= 0:
+        most = min(_AT_ONCE, room - len(merges))
+        answer = kernels().learn(work.address, found.ctypes.data, most)
+        if new := work[desk.MERGES]:
+            merges += map(tuple, found[:new].tolist())
+        report(len(merges))
+        if answer not in (desk.DONE, desk.PAUSE):
+            _give(work, answer)
+    report.end(len(merges))
+    return merges
+
+
+def _begin(work: Desk, next_token: int, least: int) -> None:
+    """Make a list of the words of each pair of bytes."""
+    work[desk.TOKEN], work[desk.LEAST], work[desk.ENOUGH] = next_token, least, _ENOUGH
+    work.new_table(desk.PAIRS, 18)
+    for field, size, width, dtype in (
+        (desk.HEAP, 1 << 17, 2, np.int64),
+        (desk.LISTS, work[desk.WORDS_SIZE] + 1, 1, np.int32),
+        (desk.EVENTS, 1 << 16, 2, np.int32),
+        (desk.SIDES, next_token + 1024, 8, np.int64),
+        (desk.TOUCHED, next_token + 1024, 2, np.int32),
+    ):
+        work.lend(field, np.zeros(size * width, dtype))
+        if field != desk.TOUCHED:
+            work[_SIZE_OF[field]] = size
+    counts = np.zeros((1 << 16, 4), np.int64)
+    kernels().begin(work.address, counts.ctypes.data)
+
+
+_SIZE_OF = {
+    desk.HEAP: desk.HEAP_SIZE,
+    desk.LISTS: desk.LISTS_SIZE,
+    desk.EVENTS: desk.EVENTS_SIZE,
+    desk.SIDES: desk.SIDES_SIZE,
+}
+
+
+def _give(work: Desk, lacking: int) -> None:
+    """What the kernel `learn` has too little of."""
+    if lacking == desk.FULL_PAIRS:
+        times = 2 if work[desk.PAIRS_USED] < 1 << 18 else 1
+        work.grow_table(kernels().move_pairs, desk.PAIRS, times)
+    elif lacking == desk.FULL_HEAP:
+        work.grow(desk.HEAP, desk.HEAP_SIZE, 0, width=2)
+    elif lacking == desk.FULL_LISTS:
+        least = work[desk.LISTS_USED] + work[desk.EVENTS_USED]
+        work.grow(desk.LISTS, desk.LISTS_SIZE, least)
+    elif lacking == desk.FULL_EVENTS:
+        word = work.arrays[desk.LISTS][work[desk.NEXT_WORD]]
+        longest = int(work.arrays[desk.WORDS][word + 2])
+        work.grow(desk.EVENTS, desk.EVENTS_SIZE, work[desk.EVENTS_USED] + longest, width=2)
+    else:
+        work.grow(desk.SIDES, desk.SIDES_SIZE, 0, width=8)
+        work.lend(desk.TOUCHED, np.zeros(2 * work[desk.SIDES_SIZE], np.int32))
+
+
+class Coder:
+    """Encodes and decodes with given merges; see `bpe_plain.Coder`.
+
+    Threads may share one: it works for one after the other.
+    """
+
+    def __init__(
+        self,
+        merges: Sequence[Pair],
+        byte_tokens: Sequence[int],
+        token_bytes: Sequence[bytes],
+        pattern: str,
+    ) -> None:
+        self._lock, self._kernels = threading.Lock(), kernels()
+        self._desk = work = _new_desk(pattern, byte_tokens)
+        self._encode, self._address = self._kernels.encode, work.address
+        self._token_bytes, self._type = token_bytes, id_type(len(token_bytes))
+        work[desk.WIDE] = self._type.itemsize == 4
+        self._scratch, self._out = np.zeros(_SCRATCH, np.int32), np.zeros(_OUT, self._type)
+        self._lend_own()
+        flat = np.fromiter(itertools.chain.from_iterable(merges), np.int32, 2 * len(merges))
+        bits = max(8, (2 * len(merges)).bit_length())
+        work.lend(desk.PAIRS, np.zeros(2 << bits, np.int64))
+        work[desk.PAIRS_SHIFT] = 64 - bits
+        made = len(token_bytes) - len(merges)
+        self._kernels.know_merges(work.address, flat.ctypes.data, len(merges), made)
+        work.lend(desk.BYTE_PAIRS, _of_bytes(flat.reshape(-1, 2), byte_tokens, made))
+        self._short = self._kernels.encoder(work.address)  # not while the desk is busy
+        self._busy = memoryview(work.fields)[desk.BUSY : desk.BUSY + 1]
+
+    def _lend_own(self) -> None:
+        """Room for ordinary texts."""
+        self._desk.lend(desk.OUT, self._out)
+        self._desk.lend(desk.SCRATCH, self._scratch)
+        self._desk[desk.OUT_SIZE], self._desk[desk.SCRATCH_SIZE] = _OUT, _SCRATCH
+
+    def encode(self, text: str | bytes) -> list[int]:
+        """The ids of a text."""
+        if type(text) is str and (ids := self._short(text)):
+            return ids
+        array = self.encode_array(text)
+        ids = [0] * len(array)
+        if not self._desk[desk.NUMBERS]:
+            self._lend_numbers()
+        address, width = array.ctypes.data, array.itemsize
+        for i in range(0, len(ids), _OUT):
+            many = min(_OUT, len(ids) - i)
+            self._kernels.fill_list(self._address, ids, i, address + i * width, many)
+        return ids
+
+    def encode_array(self, text: str | bytes) -> np.ndarray:
+        """The ids of a text as an array of uint16 or uint32."""
+        data = to_bytes(text)
+        with self._lock:
+            self._busy[0] = 1
+            try:
+                many = self._encode(self._address, data, len(data), 0)
+                return self._out[:many].copy() if many >= 0 else self._whole(many, data)
+            finally:
+                self._busy[0] = 0
+
+    def _whole(self, many: int, data: bytes) -> np.ndarray:
+        """What was too much for one call, after all has been encoded."""
+        parts = []
+        try:
+            while many < 0:
+                if many == -desk.FULL_OUT:
+                    parts.append(self._taken())
+                self._give(-many)
+                many = self._encode(self._address, data, len(data), self._desk[desk.AT])
+            parts.append(self._desk.arrays[desk.OUT][:many])
+            return np.concatenate(parts)
+        finally:
+            self._lend_own()
+
+    def _lend_numbers(self) -> None:
+        """Each id as a Python number: it is faster to look one up than to make one."""
+        self._desk.lend(desk.NUMBERS, np.arange(len(self._token_bytes)).astype(object))
+
+    def _taken(self) -> np.ndarray:
+        """Take away what has been encoded so far."""
+        ids = self._desk.arrays[desk.OUT][: self._desk[desk.OUT_USED]].copy()
+        self._desk[desk.OUT_USED] = 0
+        return ids
+
+    def _give(self, lacking: int) -> None:
+        """What the kernel `encode` has too little of."""
+        work, need = self._desk, self._desk[desk.NEED]
+        if lacking == desk.FULL_OUT and need > work[desk.OUT_SIZE]:
+            work.lend(desk.OUT, np.empty(need, self._type))
+            work[desk.OUT_SIZE] = need
+        elif lacking == desk.FULL_SCRATCH:
+            work.lend(desk.SCRATCH, np.empty(need, np.int32))
+            work[desk.SCRATCH_SIZE] = need
+        elif lacking == desk.FULL_TABLE:
+            if work[desk.USED] >= _MOST_ENTRIES or work[desk.POOL_USED] >= _MOST_POOL:
+                _forget(work)
+            else:
+                _make_room(work, _SCRATCH)
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> memoryview:
+        """The bytes of `ids`. ValueError: an id outside the vocabulary."""
+        tokens = self._as_tokens(ids)
+        wide, address = tokens.itemsize == 4, tokens.ctypes.data
+        known = self._decoding
+        total = self._kernels.measure(known.address, address, len(tokens), wide)
+        if total < 0:
+            raise self._stranger(tokens[-1 - total])
+        out = np.empty(total + 16, np.uint8)
+        self._kernels.decode(known.address, address, len(tokens), wide, out.ctypes.data)
+        return memoryview(out)[:total]
+
+    @functools.cached_property
+    def _decoding(self) -> Desk:
+        """A desk with the bytes of all tokens."""
+        known = Desk()
+        lengths = np.fromiter(map(len, self._token_bytes), np.int64, len(self._token_bytes))
+        known.lend(desk.STARTS, np.concatenate([[0], np.cumsum(lengths)]))
+        flat = b"".join([*self._token_bytes, bytes(16)])  # the last may be read beyond its end
+        known.lend(desk.BYTES, np.frombuffer(flat, np.uint8))
+        known[desk.TOKENS] = len(self._token_bytes)
+        return known
+
+    def _as_tokens(self, ids: Iterable[SupportsIndex]) -> np.ndarray:
+        """The ids as unsigned numbers of 16 or 32 bits."""
+        if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.ndim == 1:
+            if ids.dtype in (np.uint16, np.uint32):
+                return np.ascontiguousarray(ids)
+            outside = ids[(ids < 0) | (ids >= len(self._token_bytes))]
+            if len(outside):
+                raise self._stranger(outside[0])
+            return ids.astype(np.uint32)
+        ids = ids if isinstance(ids, list) else list(ids)
+        tokens = np.empty(len(ids), np.uint32)
+        if self._kernels.read_list(self._decoding.address, ids, tokens.ctypes.data, len(ids)):
+            return tokens
+        numbers = map(operator.index, ids)
+        raise self._stranger(next(i for i in numbers if not 0 <= i < len(self._token_bytes)))
+
+    def _stranger(self, token: int) -> ValueError:
+        last = len(self._token_bytes) - 1
+        return ValueError(f"token id {token}: this vocabulary has 0..{last}")
+
+
+def _forget(work: Desk) -> None:
+    """Empty the table of pieces."""
+    work.new_table()
+    work[desk.POOL_USED] = 0
+
+
+def _of_bytes(pairs: np.ndarray, byte_tokens: Sequence[int], made: int) -> np.ndarray:
+    """What each pair of bytes makes: element 256 x left + right is a token, or NONE."""
+    byte_of = np.zeros(made, np.int64)
+    byte_of[np.asarray(byte_tokens)] = np.arange(256)
+    known = np.flatnonzero((pairs < made).all(axis=1))
+    left, right = byte_of[pairs[known]].T
+    table = np.full(1 << 16, desk.NONE, np.int32)
+    table[left << 8 | right] = made + known
+    return table

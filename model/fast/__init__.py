@@ -1,0 +1,1 @@
+"""The compiled twin of the tokenizer: kernels that numba turns into machine code."""

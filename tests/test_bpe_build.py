@@ -1,0 +1,127 @@
+"""The compiled kernels: kept, loaded, compiled by one process at a time, and done without."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from model import bpe_choice, bpe_fast, bpe_plain
+from model.bpe import Tokenizer
+from model.fast import build
+
+
+def test_a_later_process_needs_no_compiler() -> None:
+    build.kernels()  # kept, if it was not
+    code = "import sys\nfrom model.bpe import Tokenizer\n"
+    code += "print(Tokenizer([]).encode('ab'), [m for m in sys.modules if m == 'numba'])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (told.stdout, told.stderr) == ("[65, 66] []\n", "")
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path) -> Path:
+    """A machine that keeps nothing yet, whose compiler is quick: it gives the code made before."""
+    name = f"{build._digest()}.kernels"
+    build.kernels()
+    code = next(filter(None, (build._read(folder / name) for folder in build._caches())))
+    monkeypatch.setattr(build, "_compile", lambda: code)
+    monkeypatch.setenv("IGNITE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    return tmp_path
+
+
+def load() -> None:
+    build.kernels.__wrapped__()
+
+
+def test_code_is_kept_and_the_compiler_speaks_once(alone, capsys) -> None:
+    load()
+    assert "compiling the tokenizer, once on this machine" in capsys.readouterr().err
+    load()
+    assert capsys.readouterr().err == ""
+    kept = sorted(path.parent.parent.name for path in alone.rglob("*.kernels"))
+    assert kept == ["cache", f"ignite-llm-{os.getuid()}"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "not ours"])
+def test_damaged_or_foreign_code_is_not_run(alone, capsys, damage) -> None:
+    load()
+    for path in alone.rglob("*.kernels"):
+        whole = path.read_bytes()
+        if damage == "cut":
+            path.write_bytes(whole[: len(whole) // 2])
+        elif damage == "changed":
+            path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        else:
+            path.parent.chmod(0o777)
+    capsys.readouterr()
+    load()
+    assert "compiling" in capsys.readouterr().err
+
+
+def test_nowhere_to_keep_code_is_no_error(alone, capsys) -> None:
+    for name in ("cache", "temporary"):
+        (alone / name).write_text("a file, not a folder")
+    load()
+    assert "no folder to keep it in: let IGNITE_CACHE name one" in capsys.readouterr().err
+
+
+def test_of_those_that_begin_at_once_one_compiles(alone, monkeypatch, capsys) -> None:
+    compiled, waiting = [], threading.Event()
+    quick, wait = build._compile, build._wait
+
+    def compile_slowly() -> bytes:
+        compiled.append(1)
+        assert waiting.wait(60)
+        return quick()
+
+    def wait_for_turn(take) -> None:
+        def attempt() -> None:
+            try:
+                take()
+            except BlockingIOError:
+                waiting.set()
+                raise
+
+        wait(attempt)
+
+    monkeypatch.setattr(build, "_compile", compile_slowly)
+    monkeypatch.setattr(build, "_wait", wait_for_turn)
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert compiled == [1]
+    assert capsys.readouterr().err.count("another process compiles the tokenizer") == 1
+
+
+def test_patience_with_another_process_ends(alone, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(build, "_PATIENCE", 0.2)
+    with build._turn():
+        load()
+    told = capsys.readouterr().err
+    assert "another process compiles the tokenizer; waiting" in told and "compiled in" in told
+
+
+def test_without_a_compiler_the_readable_program_works(monkeypatch, capsys) -> None:
+    def fail() -> None:
+        raise ImportError("No module named 'numba'")
+
+    expected = Tokenizer.train(["abab abab cab"], vocab_size=260).merges
+    monkeypatch.setattr(bpe_fast, "kernels", fail)
+    bpe_choice._fast.cache_clear()
+    try:
+        ours = Tokenizer.train(["abab abab cab"], vocab_size=260)
+        assert ours.merges == expected
+        assert isinstance(ours._coder, bpe_plain.Coder) and ours.decode(ours.encode("cab")) == "cab"
+    finally:
+        bpe_choice._fast.cache_clear()
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "the tokenizer cannot be compiled (ImportError: No module named 'numba')"
+    )
+    assert told.count("\n") == 1
