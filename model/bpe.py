@@ -13,6 +13,7 @@ Two programs do the work, with the same results: `bpe_merges` and `bpe_plain`, t
 """
 
 import functools
+import itertools
 import operator
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -51,8 +52,7 @@ class Tokenizer:
         if pattern not in PATTERNS:
             raise ValueError(f"pattern {pattern!r}: it must be one of {[*PATTERNS]}")
         self.special_tokens = {name: i for i, name in enumerate(special_tokens)}
-        self.merges, self.stopped_because = list(merges), stopped_because
-        self.pattern = pattern
+        self.merges, self.stopped_because, self.pattern = list(merges), stopped_because, pattern
         if len(self.special_tokens) < len(special_tokens):
             raise ValueError(f"special tokens {special_tokens}: give each name only once")
         for name in self.special_tokens:  # a learned token could come out equal to a single piece
@@ -86,6 +86,10 @@ class Tokenizer:
         """Made when it is needed: training alone needs none."""
         make = program().Coder
         return make(self.merges, self._byte_tokens, self.token_bytes, self.pattern)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and other processes, which make a coder of their own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_coder"}
 
     @classmethod
     def train(
@@ -128,10 +132,9 @@ class Tokenizer:
         """
         if not allowed_special:
             return self._coder.encode(text)
-        ids: list[int] = []
-        for part in self._parts(to_bytes(text), allowed_special):
-            ids += [part] if isinstance(part, int) else self._coder.encode(part)
-        return ids
+        parts = self._parts(to_bytes(text), allowed_special)
+        lists = ([p] if isinstance(p, int) else self._coder.encode(p) for p in parts)
+        return [*itertools.chain.from_iterable(lists)]
 
     def encode_array(self, text: str | bytes, allowed_special: Collection[str] = ()) -> np.ndarray:
         """The same as an array: of uint16, or uint32 where there are more than 65,536 tokens."""
@@ -168,23 +171,20 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write one line of JSON: the same vocabulary gives the same bytes."""
-        names = [*self.special_tokens]
-        content = {"pattern": self.pattern, "special_tokens": names, "merges": self.merges}
-        bpe_file.write(path, content)
+        content = {"pattern": self.pattern, "special_tokens": [*self.special_tokens]}
+        bpe_file.write(path, content | {"merges": self.merges})
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read what `save` wrote. ValueError: another kind of file, another format, damage."""
         data = bpe_file.read(path)
-        if data.get("pattern") not in PATTERNS:
+        if data.get("pattern") not in [*PATTERNS]:
             raise ValueError(f"{path} has pattern {data.get('pattern')!r}; known: {[*PATTERNS]}")
         try:
             merges = [(operator.index(a), operator.index(b)) for a, b in data["merges"]]
             return cls(merges, data["special_tokens"], pattern=data["pattern"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); copy it again or train again"
-            ) from error
+        except (KeyError, TypeError, ValueError) as why:
+            raise ValueError(f"{path} is damaged ({why}); copy it again or train again") from why
 
     def to_huggingface(self, path: str | Path) -> None:
         """Write a tokenizer.json for `tokenizers` and `transformers`; see `bpe_export`."""

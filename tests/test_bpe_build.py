@@ -10,7 +10,7 @@ import pytest
 
 from model import bpe_choice, bpe_fast, bpe_plain
 from model.bpe import Tokenizer
-from model.fast import build
+from model.fast import build, kept
 
 
 def test_a_later_process_needs_no_compiler() -> None:
@@ -26,7 +26,7 @@ def alone(monkeypatch, tmp_path) -> Path:
     """A machine that keeps nothing yet, whose compiler is quick: it gives the code made before."""
     name = f"{build._digest()}.kernels"
     build.kernels()
-    code = next(filter(None, (build._read(folder / name) for folder in build._caches())))
+    code = kept.read(name)
     monkeypatch.setattr(build, "_compile", lambda: code)
     monkeypatch.setenv("IGNITE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
@@ -46,7 +46,7 @@ def test_code_is_kept_and_the_compiler_speaks_once(alone, capsys) -> None:
     assert kept == ["cache", f"ignite-llm-{os.getuid()}"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "not ours"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "not ours", "a link", "a linked folder"])
 def test_damaged_or_foreign_code_is_not_run(alone, capsys, damage) -> None:
     load()
     for path in alone.rglob("*.kernels"):
@@ -55,8 +55,14 @@ def test_damaged_or_foreign_code_is_not_run(alone, capsys, damage) -> None:
             path.write_bytes(whole[: len(whole) // 2])
         elif damage == "changed":
             path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        else:
+        elif damage == "not ours":
             path.parent.chmod(0o777)
+        elif damage == "a link":
+            path.rename(path.with_suffix(".other"))
+            path.symlink_to(path.with_suffix(".other"))
+        else:
+            path.parent.rename(path.parent.with_name("other"))
+            path.parent.symlink_to("other")
     capsys.readouterr()
     load()
     assert "compiling" in capsys.readouterr().err
@@ -69,9 +75,32 @@ def test_nowhere_to_keep_code_is_no_error(alone, capsys) -> None:
     assert "no folder to keep it in: let IGNITE_CACHE name one" in capsys.readouterr().err
 
 
+def test_a_link_is_not_written_through(alone, capsys) -> None:
+    """In a temporary folder somebody else may have put one there."""
+    victim = alone / "victim"
+    victim.write_text("precious")
+    own = alone / "temporary" / f"ignite-llm-{os.getuid()}"
+    (own / "kernels").mkdir(parents=True, mode=0o700)
+    (own / "kernels" / "lock").symlink_to(victim)
+    (alone / "cache").write_text("a file, not a folder")
+    load()
+    assert victim.read_text() == "precious" and "compiled in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cache", ["", "relative"])
+def test_no_code_is_kept_in_the_folder_of_the_day(alone, monkeypatch, cache) -> None:
+    monkeypatch.chdir(alone)
+    monkeypatch.setenv("IGNITE_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    monkeypatch.setenv("HOME", str(alone / "home"))
+    load()
+    kept_in = {path.relative_to(alone).parts[0] for path in alone.rglob("*.kernels")}
+    assert kept_in == ({"temporary"} if cache else {"temporary", "home"})
+
+
 def test_of_those_that_begin_at_once_one_compiles(alone, monkeypatch, capsys) -> None:
     compiled, waiting = [], threading.Event()
-    quick, wait = build._compile, build._wait
+    quick, wait = build._compile, kept._wait
 
     def compile_slowly() -> bytes:
         compiled.append(1)
@@ -89,7 +118,7 @@ def test_of_those_that_begin_at_once_one_compiles(alone, monkeypatch, capsys) ->
         wait(attempt)
 
     monkeypatch.setattr(build, "_compile", compile_slowly)
-    monkeypatch.setattr(build, "_wait", wait_for_turn)
+    monkeypatch.setattr(kept, "_wait", wait_for_turn)
     threads = [threading.Thread(target=load) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -100,8 +129,8 @@ def test_of_those_that_begin_at_once_one_compiles(alone, monkeypatch, capsys) ->
 
 
 def test_patience_with_another_process_ends(alone, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(build, "_PATIENCE", 0.2)
-    with build._turn():
+    monkeypatch.setattr(kept, "_PATIENCE", 0.2)
+    with kept.turn():
         load()
     told = capsys.readouterr().err
     assert "another process compiles the tokenizer; waiting" in told and "compiled in" in told
