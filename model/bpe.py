@@ -9,7 +9,7 @@ Ids: the special tokens, the 256 bytes in GPT-2's order, the merges in the order
 as Hugging Face's BpeTrainer gives them.
 
 Two programs do the work, with the same results: `bpe_merges` and `bpe_plain`, to be read; and
-`bpe_fast`, compiled, some thirty times as fast. IGNITE_TOKENIZER=reference chooses the former.
+`bpe_fast`, compiled, some thirty times as fast. `bpe_choice` takes one.
 """
 
 import functools
@@ -22,8 +22,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from model import bpe_file
-from model.bpe_choice import program
+from model import bpe_choice, bpe_file
 from model.bpe_merges import Pair, Progress, to_bytes, why_stopped
 from model.split import PATTERN_NAME, PATTERNS, split
 
@@ -84,8 +83,8 @@ class Tokenizer:
     @functools.cached_property
     def _coder(self):
         """Made when it is needed: training alone needs none."""
-        make = program().Coder
-        return make(self.merges, self._byte_tokens, self.token_bytes, self.pattern)
+        made_of = (self.merges, self._byte_tokens, self.token_bytes, self.pattern)
+        return bpe_choice.coder(made_of, lambda better: self.__dict__.update(_coder=better))
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and other processes, which make a coder of their own."""
@@ -119,8 +118,9 @@ class Tokenizer:
         room = vocab_size - plain.vocab_size
         if room < 0:
             raise ValueError(f"vocab_size {vocab_size}: it must be at least {plain.vocab_size}")
+        program, texts = bpe_choice.for_texts(texts)
         asked = (texts, pattern, plain._byte_tokens, room, min_pair_count, progress, workers)
-        merges = program().learn(*asked)
+        merges = program.learn(*asked)
         reason = why_stopped(len(merges), room, vocab_size, min_pair_count)
         return cls(merges, special_tokens, reason, pattern)
 

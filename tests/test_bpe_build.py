@@ -24,9 +24,8 @@ def test_a_later_process_needs_no_compiler() -> None:
 @pytest.fixture
 def alone(monkeypatch, tmp_path) -> Path:
     """A machine that keeps nothing yet, whose compiler is quick: it gives the code made before."""
-    name = f"{build._digest()}.kernels"
     build.kernels()
-    code = kept.read(name)
+    code = kept.read(build._name())
     monkeypatch.setattr(build, "_compile", lambda: code)
     monkeypatch.setenv("IGNITE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
@@ -136,19 +135,84 @@ def test_patience_with_another_process_ends(alone, monkeypatch, capsys) -> None:
     assert "another process compiles the tokenizer; waiting" in told and "compiled in" in told
 
 
+@pytest.fixture
+def uncompiled(monkeypatch) -> None:
+    """A machine on which nothing is compiled yet; what is worth compiling for is 1,000 bytes."""
+    monkeypatch.setattr(build, "are_kept", lambda: False)
+    monkeypatch.setattr(bpe_choice, "WORTH", 1000)
+
+
+def is_fast(tokenizer: Tokenizer) -> bool:
+    return isinstance(tokenizer._coder, bpe_fast.Coder)
+
+
+@pytest.mark.parametrize("many, fast", [(100, False), (120, True)])
+def test_a_small_text_is_not_worth_compiling(uncompiled, monkeypatch, many, fast) -> None:
+    learned, texts = [], [b"abab cab "] * many
+    for module in (bpe_fast, bpe_plain):
+        learn = module.learn
+        monkeypatch.setattr(
+            module, "learn", lambda *a, m=module, learn=learn: learned.append(m) or learn(*a)
+        )
+    found = Tokenizer.train(iter(texts), vocab_size=270)
+    assert learned == [bpe_fast if fast else bpe_plain]
+    assert found.merges == bpe_plain.learn(texts, found.pattern, found._byte_tokens, 13, 2)
+
+
+def test_a_tokenizer_turns_to_the_compiled_one_when_there_is_much_text(uncompiled) -> None:
+    tokenizer = Tokenizer([(66, 67)])
+    made = (tokenizer.merges, tokenizer._byte_tokens, tokenizer.token_bytes, tokenizer.pattern)
+    plain = bpe_plain.Coder(*made)
+    for size, fast in ((400, False), (400, False), (400, True), (1, True)):
+        text = "bc cab." * size
+        text = text[:size]
+        assert tokenizer.encode_array(text).tolist() == plain.encode(text)
+        assert tokenizer.encode(text[:0]) == [] and tokenizer.decode([66]) == "b"
+        assert is_fast(tokenizer) is fast
+    assert is_fast(tokenizer) and tokenizer.encode("bc") == [257]
+
+
+@pytest.mark.parametrize("asked, fast", [("fast", True), ("reference", False), ("", False)])
+def test_what_is_asked_for_is_taken_at_once(uncompiled, monkeypatch, asked, fast) -> None:
+    monkeypatch.setenv("IGNITE_TOKENIZER", asked)
+    assert is_fast(Tokenizer([])) is fast
+    if asked == "reference":
+        tokenizer = Tokenizer([])
+        tokenizer.encode("a" * 2000)
+        assert isinstance(tokenizer._coder, bpe_plain.Coder)
+
+
+def test_a_machine_that_cannot_compile_says_so_only_for_much_text(monkeypatch, capsys) -> None:
+    def fail() -> None:
+        raise ImportError("No module named 'llvmlite'")
+
+    monkeypatch.setattr(build, "are_kept", fail)
+    monkeypatch.setattr(bpe_fast, "kernels", fail)
+    monkeypatch.setattr(bpe_choice, "WORTH", 1000)
+    bpe_choice._compiled.cache_clear()
+    try:
+        tokenizer = Tokenizer([])
+        assert tokenizer.decode(tokenizer.encode("a prompt")) == "a prompt"
+        assert capsys.readouterr().err == ""
+        assert len(tokenizer.encode("a" * 1000)) == len(tokenizer.encode("b" * 1000)) == 1000
+        assert capsys.readouterr().err.count("cannot be compiled") == 1
+    finally:
+        bpe_choice._compiled.cache_clear()
+
+
 def test_without_a_compiler_the_readable_program_works(monkeypatch, capsys) -> None:
     def fail() -> None:
         raise ImportError("No module named 'numba'")
 
     expected = Tokenizer.train(["abab abab cab"], vocab_size=260).merges
     monkeypatch.setattr(bpe_fast, "kernels", fail)
-    bpe_choice._fast.cache_clear()
+    bpe_choice._compiled.cache_clear()
     try:
         ours = Tokenizer.train(["abab abab cab"], vocab_size=260)
         assert ours.merges == expected
-        assert isinstance(ours._coder, bpe_plain.Coder) and ours.decode(ours.encode("cab")) == "cab"
+        assert not is_fast(ours) and ours.decode(ours.encode("cab")) == "cab"
     finally:
-        bpe_choice._fast.cache_clear()
+        bpe_choice._compiled.cache_clear()
     told = capsys.readouterr().err
     assert told.startswith(
         "the tokenizer cannot be compiled (ImportError: No module named 'numba')"

@@ -91,12 +91,17 @@ class Kernels:
 @functools.cache
 def kernels() -> Kernels:
     """The kernels of this process. Raises whatever numba and LLVM raise where they do not work."""
-    name = f"{_digest()}.kernels"
+    name = _name()
     code = kept.read(name)
     if code is None:
         with kept.turn():
             code = kept.read(name) or _made(name)
     return _load(code)
+
+
+def are_kept() -> bool:
+    """Are they compiled already?"""
+    return kernels.cache_info().currsize > 0 or kept.read(_name()) is not None
 
 
 def _made(name: str) -> bytes:
@@ -110,8 +115,8 @@ def _made(name: str) -> bytes:
     return code
 
 
-def _digest() -> str:
-    """Of all that the machine code depends on."""
+def _name() -> str:
+    """A digest of all that the machine code depends on."""
     import llvmlite
     import llvmlite.binding as llvm
 
@@ -124,7 +129,7 @@ def _digest() -> str:
         sources.append(Path(compiler.origin).with_name("_version.py"))
     for source in sources:
         digest.update(source.read_bytes() if source.is_file() else b"")
-    return digest.hexdigest()[:32]
+    return f"{digest.hexdigest()[:32]}.kernels"
 
 
 def _compile() -> bytes:
