@@ -9,10 +9,11 @@ Ids: the special tokens, the 256 bytes in GPT-2's order, the merges in the order
 as Hugging Face's BpeTrainer gives them.
 
 Two programs do the work, with the same results: `bpe_merges` and `bpe_plain`, to be read; and
-`bpe_fast`, compiled, some thirty times as fast. IGNITE_TOKENIZER=reference chooses the former.
+`bpe_fast`, compiled, some thirty times as fast. `bpe_choice` takes one.
 """
 
 import functools
+import itertools
 import operator
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -21,8 +22,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from model import bpe_file
-from model.bpe_choice import program
+from model import bpe_choice, bpe_file
 from model.bpe_merges import Pair, Progress, to_bytes, why_stopped
 from model.split import PATTERN_NAME, PATTERNS, split
 
@@ -51,8 +51,7 @@ class Tokenizer:
         if pattern not in PATTERNS:
             raise ValueError(f"pattern {pattern!r}: it must be one of {[*PATTERNS]}")
         self.special_tokens = {name: i for i, name in enumerate(special_tokens)}
-        self.merges, self.stopped_because = list(merges), stopped_because
-        self.pattern = pattern
+        self.merges, self.stopped_because, self.pattern = list(merges), stopped_because, pattern
         if len(self.special_tokens) < len(special_tokens):
             raise ValueError(f"special tokens {special_tokens}: give each name only once")
         for name in self.special_tokens:  # a learned token could come out equal to a single piece
@@ -84,8 +83,12 @@ class Tokenizer:
     @functools.cached_property
     def _coder(self):
         """Made when it is needed: training alone needs none."""
-        make = program().Coder
-        return make(self.merges, self._byte_tokens, self.token_bytes, self.pattern)
+        made_of = (self.merges, self._byte_tokens, self.token_bytes, self.pattern)
+        return bpe_choice.coder(made_of, lambda better: self.__dict__.update(_coder=better))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and other processes, which make a coder of their own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_coder"}
 
     @classmethod
     def train(
@@ -115,8 +118,9 @@ class Tokenizer:
         room = vocab_size - plain.vocab_size
         if room < 0:
             raise ValueError(f"vocab_size {vocab_size}: it must be at least {plain.vocab_size}")
+        program, texts = bpe_choice.for_texts(texts)
         asked = (texts, pattern, plain._byte_tokens, room, min_pair_count, progress, workers)
-        merges = program().learn(*asked)
+        merges = program.learn(*asked)
         reason = why_stopped(len(merges), room, vocab_size, min_pair_count)
         return cls(merges, special_tokens, reason, pattern)
 
@@ -128,10 +132,9 @@ class Tokenizer:
         """
         if not allowed_special:
             return self._coder.encode(text)
-        ids: list[int] = []
-        for part in self._parts(to_bytes(text), allowed_special):
-            ids += [part] if isinstance(part, int) else self._coder.encode(part)
-        return ids
+        parts = self._parts(to_bytes(text), allowed_special)
+        lists = ([p] if isinstance(p, int) else self._coder.encode(p) for p in parts)
+        return [*itertools.chain.from_iterable(lists)]
 
     def encode_array(self, text: str | bytes, allowed_special: Collection[str] = ()) -> np.ndarray:
         """The same as an array: of uint16, or uint32 where there are more than 65,536 tokens."""
@@ -168,23 +171,20 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write one line of JSON: the same vocabulary gives the same bytes."""
-        names = [*self.special_tokens]
-        content = {"pattern": self.pattern, "special_tokens": names, "merges": self.merges}
-        bpe_file.write(path, content)
+        content = {"pattern": self.pattern, "special_tokens": [*self.special_tokens]}
+        bpe_file.write(path, content | {"merges": self.merges})
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read what `save` wrote. ValueError: another kind of file, another format, damage."""
         data = bpe_file.read(path)
-        if data.get("pattern") not in PATTERNS:
+        if data.get("pattern") not in [*PATTERNS]:
             raise ValueError(f"{path} has pattern {data.get('pattern')!r}; known: {[*PATTERNS]}")
         try:
             merges = [(operator.index(a), operator.index(b)) for a, b in data["merges"]]
             return cls(merges, data["special_tokens"], pattern=data["pattern"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); copy it again or train again"
-            ) from error
+        except (KeyError, TypeError, ValueError) as why:
+            raise ValueError(f"{path} is damaged ({why}); copy it again or train again") from why
 
     def to_huggingface(self, path: str | Path) -> None:
         """Write a tokenizer.json for `tokenizers` and `transformers`; see `bpe_export`."""

@@ -8,7 +8,9 @@ decode. Nothing here decides a result: the readable code is the definition, and 
 import functools
 import itertools
 import operator
+import os
 import threading
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex
 
@@ -28,27 +30,25 @@ _ENOUGH = 1 << 20  # words rewritten in one call, or somewhat more: it ends with
 _OUT = 1 << 15  # tokens encoded in one call, and a piece more
 _MOST_ENTRIES = 1 << 20  # known pieces when encoding: some 90 MB, then it forgets and begins anew
 _MOST_POOL = 1 << 23  # int32 for what does not stand in an entry itself
+_FIRST_POOL = 1 << 12
 _SCRATCH = 1 << 12  # int32 for merging within a piece, when it is not in use for a long one
 
 
 def _new_desk(pattern: str, byte_tokens: Sequence[int]) -> Desk:
-    """A desk to split by a pattern, with an empty table of pieces."""
+    """A desk to split by a pattern."""
     new = Desk()
     new.lend(desk.CLASSES, desk.kinds())
     new[desk.MODE] = mode = desk.MODES[pattern]
     new.lend(desk.ENDINGS, endings(mode))
     new.lend(desk.BYTE_TOKENS, np.array(byte_tokens, np.int32))
     new.lend(desk.AHEAD, np.zeros(4 * desk.PIECES_AHEAD, np.int64))
-    new.new_table()
-    new.lend(desk.POOL, np.zeros(1 << 12, np.int32))
-    new[desk.POOL_SIZE] = 1 << 12
     return new
 
 
 def _make_room(at: Desk, words: int) -> None:
     """Room for more entries in the table of pieces, or for so many more words in its pool."""
     if at[desk.USED] >= at[desk.LIMIT]:
-        at.grow_table(kernels().move, times=2 if at[desk.USED] < 1 << 20 else 1)
+        at.grow_table(kernels().move, times=2 if at[desk.USED] < 1 << 18 else 1)
     else:
         at.grow(desk.POOL, desk.POOL_SIZE, at[desk.POOL_USED] + words)
 
@@ -127,7 +127,9 @@ def _give(work: Desk, lacking: int) -> None:
 class Coder:
     """Encodes and decodes with given merges; see `bpe_plain.Coder`.
 
-    Threads may share one: it works for one after the other.
+    Threads may share one: it works for one after the other. The desk is BUSY from the beginning of
+    a call to its end; one that is found so was left by a call that an interrupt or a fork has cut
+    short, in whatever state, and is set up anew.
     """
 
     def __init__(
@@ -137,13 +139,12 @@ class Coder:
         token_bytes: Sequence[bytes],
         pattern: str,
     ) -> None:
-        self._lock, self._kernels = threading.Lock(), kernels()
+        self._made_of = (merges, byte_tokens, token_bytes, pattern)
+        self._lock, self._inside, self._kernels = threading.RLock(), False, kernels()
         self._desk = work = _new_desk(pattern, byte_tokens)
         self._encode, self._address = self._kernels.encode, work.address
         self._token_bytes, self._type = token_bytes, id_type(len(token_bytes))
         work[desk.WIDE] = self._type.itemsize == 4
-        self._scratch, self._out = np.zeros(_SCRATCH, np.int32), np.zeros(_OUT, self._type)
-        self._lend_own()
         flat = np.fromiter(itertools.chain.from_iterable(merges), np.int32, 2 * len(merges))
         bits = max(8, (2 * len(merges)).bit_length())
         work.lend(desk.PAIRS, np.zeros(2 << bits, np.int64))
@@ -153,9 +154,18 @@ class Coder:
         work.lend(desk.BYTE_PAIRS, _of_bytes(flat.reshape(-1, 2), byte_tokens, made))
         self._short = self._kernels.encoder(work.address)  # not while the desk is busy
         self._busy = memoryview(work.fields)[desk.BUSY : desk.BUSY + 1]
+        self._set_up()
+        _coders.add(self)
+
+    def _set_up(self) -> None:
+        """Know no piece, and have room for ordinary texts."""
+        self._scratch, self._out = np.zeros(_SCRATCH, np.int32), np.zeros(_OUT, self._type)
+        self._desk.new_table()
+        self._desk.lend(desk.POOL, np.zeros(_FIRST_POOL, np.int32))
+        self._desk[desk.POOL_SIZE], self._desk[desk.POOL_USED] = _FIRST_POOL, 0
+        self._lend_own()
 
     def _lend_own(self) -> None:
-        """Room for ordinary texts."""
         self._desk.lend(desk.OUT, self._out)
         self._desk.lend(desk.SCRATCH, self._scratch)
         self._desk[desk.OUT_SIZE], self._desk[desk.SCRATCH_SIZE] = _OUT, _SCRATCH
@@ -178,30 +188,43 @@ class Coder:
         """The ids of a text as an array of uint16 or uint32."""
         data = to_bytes(text)
         with self._lock:
-            self._busy[0] = 1
+            if self._inside:  # a signal's handler or a finaliser, in the midst of a call
+                return Coder(*self._made_of).encode_array(data)
+            self._inside = True
             try:
+                if self._busy[0]:
+                    self._set_up()
+                self._busy[0] = 1
                 many = self._encode(self._address, data, len(data), 0)
-                return self._out[:many].copy() if many >= 0 else self._whole(many, data)
-            finally:
+                ids = self._out[:many].copy() if many >= 0 else self._whole(many, data)
                 self._busy[0] = 0
+                return ids
+            finally:
+                self._inside = False
 
     def _whole(self, many: int, data: bytes) -> np.ndarray:
         """What was too much for one call, after all has been encoded."""
         parts = []
-        try:
-            while many < 0:
-                if many == -desk.FULL_OUT:
-                    parts.append(self._taken())
-                self._give(-many)
-                many = self._encode(self._address, data, len(data), self._desk[desk.AT])
-            parts.append(self._desk.arrays[desk.OUT][:many])
-            return np.concatenate(parts)
-        finally:
-            self._lend_own()
+        while many < 0:
+            if many == -desk.FULL_OUT:
+                parts.append(self._taken())
+            self._give(-many)
+            many = self._encode(self._address, data, len(data), self._desk[desk.AT])
+        parts.append(self._desk.arrays[desk.OUT][:many])
+        ids = np.concatenate(parts)
+        self._lend_own()
+        return ids
 
     def _lend_numbers(self) -> None:
         """Each id as a Python number: it is faster to look one up than to make one."""
-        self._desk.lend(desk.NUMBERS, np.arange(len(self._token_bytes)).astype(object))
+        numbers = np.arange(len(self._token_bytes)).astype(object)
+        with self._lock:
+            if not self._desk[desk.NUMBERS]:
+                self._desk.lend(desk.NUMBERS, numbers)
+
+    def _begin_in_child(self) -> None:
+        """A fork has left us what another thread was at."""
+        self._lock, self._inside, self._busy[0] = threading.RLock(), False, 1
 
     def _taken(self) -> np.ndarray:
         """Take away what has been encoded so far."""
@@ -251,21 +274,36 @@ class Coder:
         """The ids as unsigned numbers of 16 or 32 bits."""
         if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.ndim == 1:
             if ids.dtype in (np.uint16, np.uint32):
-                return np.ascontiguousarray(ids)
+                return ids.copy()  # nobody may change what has been measured
             outside = ids[(ids < 0) | (ids >= len(self._token_bytes))]
             if len(outside):
                 raise self._stranger(outside[0])
             return ids.astype(np.uint32)
         ids = ids if isinstance(ids, list) else list(ids)
-        tokens = np.empty(len(ids), np.uint32)
-        if self._kernels.read_list(self._decoding.address, ids, tokens.ctypes.data, len(ids)):
+        known, tokens = self._decoding, np.empty(len(ids), np.uint32)
+        if self._kernels.read_list(known.address, ids, tokens.ctypes.data, len(ids)):
             return tokens
-        numbers = map(operator.index, ids)
-        raise self._stranger(next(i for i in numbers if not 0 <= i < len(self._token_bytes)))
+        numbers = [operator.index(i) for i in ids]
+        for i in numbers:
+            if not 0 <= i < len(self._token_bytes):
+                raise self._stranger(i)
+        return np.array(numbers, np.uint32)
 
     def _stranger(self, token: int) -> ValueError:
         last = len(self._token_bytes) - 1
         return ValueError(f"token id {token}: this vocabulary has 0..{last}")
+
+
+_coders: "weakref.WeakSet[Coder]" = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for coder in list(_coders):
+        coder._begin_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _forget(work: Desk) -> None:

@@ -26,7 +26,8 @@ def read(path: str | Path) -> dict[str, Any]:
         data = None
     if not isinstance(data, dict) or data.pop("kind", None) != _KIND:
         raise ValueError(f"{path} is not a tokenizer; Tokenizer.train(...).save(path) makes one")
-    if (found := data.pop("format", None)) not in (1, _FORMAT):
+    found = data.pop("format", None)
+    if type(found) is not int or not 1 <= found <= _FORMAT:
         raise ValueError(f"{path} has format {found}; this program reads 1 to {_FORMAT}")
     if found != 1 and data.pop("digest", None) != _digest(data):
         raise ValueError(f"{path} is damaged (its digest is another); copy it again or train again")

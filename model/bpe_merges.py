@@ -25,12 +25,14 @@ Pair = tuple[int, int]
 Progress = Callable[[int, int | None, str], None]
 
 
-def to_bytes(text: str | bytes | memoryview) -> bytes | memoryview:
+def to_bytes(text: str | bytes | memoryview) -> bytes:
     """The UTF-8 of a text, also of one with lone surrogates, which are not Unicode text."""
-    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if isinstance(text, str):
+        return text.encode("utf-8", "surrogatepass")
+    return text if isinstance(text, bytes) else bytes(text)
 
 
-def from_bytes(data: bytes | memoryview) -> str:
+def from_bytes(data: bytes) -> str:
     """Bytes read as UTF-8; one that is not becomes a lone surrogate, so that none is lost."""
     return str(data, "utf-8", "surrogateescape")
 

@@ -256,6 +256,9 @@ def test_loading_refuses_other_files(tmp_path: Path, content: bytes) -> None:
     ("change", "message"),
     [
         ({"format": 3}, "has format 3"),
+        ({"format": True}, "has format True"),
+        ({"format": 1.0}, "has format 1.0"),
+        ({"pattern": []}, r"pattern \[\]"),
         ({"digest": "0" * 64}, "damaged .its digest"),
         ({"pattern": "gpt4"}, "pattern 'gpt4'"),
         ({"merges": [[1, 9999]]}, "damaged .*9999"),

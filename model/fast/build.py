@@ -10,21 +10,17 @@ processor. Of processes that begin at once one compiles, and the others wait for
 cannot be written costs the compilation in each process, and no error.
 """
 
-import contextlib
 import ctypes
 import functools
 import hashlib
-import json
-import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-_FORMAT = 1
-_CODE = "kernels"
+from model.fast import kept
+
 # each kernel's module and the number of its arguments, all int64, as is what it returns
 KERNELS = {
     "count": ("count", 4),
@@ -46,7 +42,6 @@ KERNELS = {
 _OF_PYTHON = ("PyLong_AsLongLong", "PyUnicode_GetLength", "PyUnicode_AsUTF8AndSize")
 _OF_PYTHON += ("PyErr_Clear", "PyList_New", "PyList_SetItem", "PyList_GetItem")
 _OF_PYTHON += ("Py_IncRef", "Py_DecRef")
-_PATIENCE = 120  # seconds
 _METH_O = 8  # a function of one argument
 
 
@@ -96,17 +91,17 @@ class Kernels:
 @functools.cache
 def kernels() -> Kernels:
     """The kernels of this process. Raises whatever numba and LLVM raise where they do not work."""
-    name = f"{_digest()}.kernels"
-    code = _kept(name)
+    name = _name()
+    code = kept.read(name)
     if code is None:
-        with _turn():
-            code = _kept(name) or _made(name)
+        with kept.turn():
+            code = kept.read(name) or _made(name)
     return _load(code)
 
 
-def _kept(name: str) -> bytes | None:
-    """The code kept in this machine's cache."""
-    return next(filter(None, (_read(folder / name) for folder in _caches())), None)
+def are_kept() -> bool:
+    """Are they compiled already?"""
+    return kernels.cache_info().currsize > 0 or kept.read(_name()) is not None
 
 
 def _made(name: str) -> bytes:
@@ -114,50 +109,18 @@ def _made(name: str) -> bytes:
     print("compiling the tokenizer, once on this machine ...", file=sys.stderr, flush=True)
     started = time.monotonic()
     code = _compile()
-    kept = [_write(folder, name, code) for folder in _caches()]
-    where = "" if any(kept) else "; no folder to keep it in: let IGNITE_CACHE name one"
+    where = "; no folder to keep it in: let IGNITE_CACHE name one"
+    where = "" if kept.write(name, code) else where
     print(f"compiled in {time.monotonic() - started:.1f} s{where}", file=sys.stderr, flush=True)
     return code
 
 
-@contextlib.contextmanager
-def _turn() -> Iterator[None]:
-    """Let one process compile at a time. One that has waited for _PATIENCE compiles all the same,
-    as does any where no file can be locked.
-    """
-    with contextlib.ExitStack() as held:
-        for folder in _caches():
-            with contextlib.suppress(OSError, ImportError):
-                import fcntl
-
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                lock = held.enter_context((folder / "lock").open("w"))
-                _wait(lambda lock=lock: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
-                break
-        yield
-
-
-def _wait(take: Callable[[], object]) -> None:
-    """Try to take a lock until it is had, or patience ends."""
-    end = time.monotonic() + _PATIENCE
-    told = False
-    while time.monotonic() < end:
-        try:
-            take()
-            return
-        except BlockingIOError:
-            if not told:
-                print("another process compiles the tokenizer; waiting for it", file=sys.stderr)
-            told = True
-            time.sleep(0.05)
-
-
-def _digest() -> str:
-    """Of all that the machine code depends on."""
+def _name() -> str:
+    """A digest of all that the machine code depends on."""
     import llvmlite
     import llvmlite.binding as llvm
 
-    parts = [str(_FORMAT), llvmlite.__version__, llvm.get_process_triple()]
+    parts = [llvmlite.__version__, llvm.get_process_triple()]
     parts += [llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
     digest = hashlib.sha256("\n".join(parts).encode())
     sources = sorted(Path(__file__).parent.glob("*.py"))
@@ -166,54 +129,7 @@ def _digest() -> str:
         sources.append(Path(compiler.origin).with_name("_version.py"))
     for source in sources:
         digest.update(source.read_bytes() if source.is_file() else b"")
-    return digest.hexdigest()[:32]
-
-
-def _caches() -> Iterator[Path]:
-    """Where code is kept: in the machine's cache, and in a temporary folder of nobody else's.
-
-    In both, as one may be closed to us, and a rented machine's or a test's cache is its own.
-    """
-    home = os.environ.get("IGNITE_CACHE")
-    if home is None:
-        home = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
-        home = Path(home) / "ignite-llm"
-    yield Path(home) / _CODE
-    import tempfile  # seldom needed, and slow to import
-
-    who = os.getuid() if hasattr(os, "getuid") else "me"
-    yield Path(tempfile.gettempdir()) / f"ignite-llm-{who}" / _CODE
-
-
-def _read(path: Path) -> bytes | None:
-    """Kept code, if it is whole, and ours: nobody else can have written what is run here."""
-    try:
-        mine = not hasattr(os, "getuid") or path.parent.stat().st_uid in (os.getuid(), 0)
-        if not mine or path.parent.stat().st_mode & 0o022:
-            return None
-        head, _, code = path.read_bytes().partition(b"\n")
-    except OSError:
-        return None
-    return code if head == _head(code) else None
-
-
-def _write(folder: Path, name: str, code: bytes) -> bool:
-    """Keep code, whole or not at all. False: it cannot be kept here."""
-    aside = folder / f"{name}.{os.getpid()}.{threading.get_ident()}"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        aside.write_bytes(_head(code) + b"\n" + code)
-        os.replace(aside, folder / name)
-    except OSError:
-        return False
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-    return _read(folder / name) == code
-
-
-def _head(code: bytes) -> bytes:
-    return json.dumps({"format": _FORMAT, "sha256": hashlib.sha256(code).hexdigest()}).encode()
+    return f"{digest.hexdigest()[:32]}.kernels"
 
 
 def _compile() -> bytes:

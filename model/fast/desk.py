@@ -70,8 +70,9 @@ class Desk:
 
     def lend(self, field: int, array: np.ndarray) -> None:
         """Let the field hold the address of the array."""
+        address = array.ctypes.data  # first: nothing may come between the two that follow
         self.arrays[field] = array
-        self.fields[field] = array.ctypes.data
+        self.fields[field] = address
 
     def grow(self, field: int, size_field: int, least: int, width: int = 1) -> None:
         """Give the array of a field, `width` numbers for each of its size, more room.

@@ -48,7 +48,8 @@ def encode_short(desk_number, text):
     many = _encode(desk_address, data, desk[TEXT_SIZE], 0)
     call = desk[CALLS]
     tokens = _new_list(max(0, many))
-    if tokens != 0 and desk[CALLS] != call:  # a finaliser ran meanwhile, and it encoded
+    # a finaliser ran meanwhile, and it encoded, or let another thread begin to
+    if tokens != 0 and (desk[CALLS] != call or desk[BUSY] != 0):
         _drop(tokens)
         return _new_list(0)
     if tokens != 0 and many > 0:

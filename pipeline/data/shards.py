@@ -178,4 +178,6 @@ def main() -> None:
 
 
 def _together(arrays: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
+    if len(arrays) == 1:
+        return arrays[0]
     return np.concatenate(arrays, dtype=dtype, casting="equiv") if arrays else np.empty(0, dtype)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from model import bpe_choice
 from pipeline.data.joined import Joined
 from pipeline.data.shards import SIZE, Encoder, Shard, shards
 from pipeline.data.splits import Split
@@ -36,8 +37,9 @@ def run(context: Context) -> dict[str, object]:
     """The stage; see the module docstring."""
     folder = context.kept()
     files = _files(context)
-    encoder = Encoder(files, folder)
     sizes = {name: _checked(context, name).bytes for name in ("train", "validation")}
+    bpe_choice.program(sum(sizes.values()))  # compiles it, if it is worth that: here, and once
+    encoder = Encoder(files, folder)
     joined = {}
     for name in sizes:
         parts = shards(name, Path(files[f"{name}.text"]), Path(files[f"{name}.ends"]), SIZE)
@@ -129,7 +131,6 @@ def _shards_done(
             encoder.encode(shard)
             yield shard
         return
-    encoder.tokenizer.encode("")  # compiles it, should that be needed: once, not in each of them
     words = [json.dumps(files), str(encoder.folder)]
     with Workers(count - 1, Encoder.__module__, words, encoder.folder) as workers:
         for answer in workers.do(map(asdict, missing), encoder.answer):

@@ -53,10 +53,10 @@ def take(folder: Path) -> BinaryIO | None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(file.fileno()), (folder / _HELD).stat()):
             return file
-    except ImportError:
-        return file
-    except OSError:
+    except (BlockingIOError, FileNotFoundError):
         pass
+    except (ImportError, OSError):  # nobody can tell, as of a folder that is held
+        return file
     file.close()
     return None
 
