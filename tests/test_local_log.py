@@ -8,15 +8,15 @@ import requests
 from launchers.local import attend
 from launchers.local.attend import Log
 
-pytest.importorskip("docker", reason="the Docker SDK is not installed: .[docker]")
+docker = pytest.importorskip("docker", reason="the Docker SDK is not installed: .[docker]")
 SAID = [b"one\n", b"two\n", b"the end"]
 
 
 class Engine:
     """Each answer to a request for the log is how many pieces it brings, and how it breaks off."""
 
-    def __init__(self, *answers: int | tuple[int, Exception], runs: int) -> None:
-        self.api, self.answers, self.runs = self, list(answers), runs
+    def __init__(self, *answers: int | tuple[int, Exception], runs: int, removed: str = "") -> None:
+        self.api, self.answers, self.runs, self.removed = self, list(answers), runs, removed
 
     def logs(self, name: str, stream: bool, follow: bool):
         assert name == "here" and stream
@@ -27,6 +27,8 @@ class Engine:
             raise error
 
     def inspect_container(self, name: str):
+        if self.removed == "before":
+            raise gone(404)
         self.runs -= 1
         return {"State": {"Running": self.runs >= 0}}
 
@@ -47,3 +49,22 @@ def test_every_byte_is_shown_once_though_the_stream_ends_before_the_log(answers,
     Log(engine, "here", out).follow()
     assert out.getvalue() == b"".join(SAID)
     assert engine.answers == []
+
+
+def gone(code: int) -> docker.errors.APIError:
+    response = requests.Response()
+    response.status_code = code
+    return docker.errors.APIError("dead or marked for removal", response)
+
+
+@pytest.mark.parametrize("removed", ["before", "after"])
+def test_whoever_stops_a_container_may_remove_it_with_its_log(removed):
+    """What was shown until then is all there is; nothing of it is an error."""
+    engine, out = Engine(3, (0, gone(409)), runs=0, removed=removed), io.BytesIO()
+    Log(engine, "here", out).follow()
+    assert out.getvalue() == b"".join(SAID)
+
+
+def test_a_container_that_never_was_is_an_error():
+    with pytest.raises(docker.errors.APIError):
+        Log(Engine((0, gone(404)), runs=0), "here", io.BytesIO()).follow()

@@ -57,8 +57,7 @@ class Log:
         while True:
             try:
                 self.copy(follow=True)
-                if not self.client.api.inspect_container(self.name)["State"]["Running"]:
-                    self.copy()
+                if self._ended():
                     return
                 answered = time.monotonic()
             except (RequestException, HTTPError, struct.error) as error:  # a header that is cut
@@ -70,6 +69,19 @@ class Log:
                         "still run; see `launch ps` when it is back"
                     ) from error
             time.sleep(_PAUSE)
+
+    def _ended(self) -> bool:
+        """Has it ended? Then the rest is shown, unless somebody has removed it with its log."""
+        from docker.errors import APIError
+
+        try:
+            if self.client.api.inspect_container(self.name)["State"]["Running"]:
+                return False
+            self.copy()
+        except APIError as error:
+            if not error.is_client_error():
+                raise
+        return True
 
 
 class _Follower(threading.Thread):
