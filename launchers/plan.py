@@ -23,8 +23,9 @@ from launchers.estimate import (
     traffic,
 )
 from launchers.target import Away, Offer, Refused
+from model.cores import cores
 from pipeline.cards import find
-from pipeline.machine import choose_precision, cores, cpu_flags
+from pipeline.machine import choose_precision, cpu_flags
 from pipeline.recipe import Recipe
 
 Offers = Callable[[str], list[Offer]]  # of one card, the best first; raises Away, Refused

@@ -7,7 +7,6 @@ not.
 """
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -19,6 +18,7 @@ import numpy as np
 
 from model.bpe_merges import Progress
 from model.bpe_parts import Part, Text, parts
+from model.cores import cores
 from model.fast import desk
 from model.fast.build import kernels
 from model.fast.desk import Desk
@@ -50,7 +50,7 @@ def count_words(
     """
     shared, given = _Shared(byte_tokens), parts(texts)
     report = Report(progress, None, "read")
-    workers = workers or min(MOST_WORKERS, _cores())
+    workers = workers or min(MOST_WORKERS, cores())
     first: list[Part] = []
     size = 0
     while workers > 1 and size < ALONE and (part := next(given, None)):
@@ -69,11 +69,14 @@ def count_words(
     return shared.finished()
 
 
-def _cores() -> int:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def desk_for(pattern: str) -> Desk:
+    """A desk to split by a pattern."""
+    new = Desk()
+    new.lend(desk.CLASSES, desk.kinds())
+    new[desk.MODE] = mode = desk.MODES[pattern]
+    new.lend(desk.ENDINGS, endings(mode))
+    new.lend(desk.AHEAD, np.zeros(4 * desk.PIECES_AHEAD, np.int64))
+    return new
 
 
 class Report:
@@ -172,11 +175,8 @@ class _Worker:
 
     def __init__(self, shared: "_Shared", pattern: str) -> None:
         self._shared, self._kernels, self.done = shared, kernels(), 0
-        self._desk = work = Desk()
-        work.lend(desk.CLASSES, desk.kinds())
-        work[desk.MODE], work[desk.ENOUGH] = desk.MODES[pattern], _ENOUGH
-        work.lend(desk.ENDINGS, endings(work[desk.MODE]))
-        work.lend(desk.AHEAD, np.zeros(4 * desk.PIECES_AHEAD, np.int64))
+        self._desk = work = desk_for(pattern)
+        work[desk.ENOUGH] = _ENOUGH
         work.new_table(bits=min(_FIRST_BITS, TABLE_BITS))
         work[desk.POOL_SIZE] = min(1 << _FIRST_BITS, _POOL)
         work.lend(desk.POOL, np.zeros(work[desk.POOL_SIZE], np.int32))

@@ -16,14 +16,13 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from model.bpe_count import Report, count_words
+from model.bpe_count import Report, count_words, desk_for
 from model.bpe_merges import Pair, Progress, to_bytes
 from model.bpe_parts import Text
 from model.bpe_plain import id_type
 from model.fast import desk
 from model.fast.build import kernels
 from model.fast.desk import Desk
-from model.fast.plainly import endings
 
 _AT_ONCE = 1024  # merges learned in one call
 _ENOUGH = 1 << 20  # words rewritten in one call, or somewhat more: it ends with a merge
@@ -32,17 +31,6 @@ _MOST_ENTRIES = 1 << 20  # known pieces when encoding: some 90 MB, then it forge
 _MOST_POOL = 1 << 23  # int32 for what does not stand in an entry itself
 _FIRST_POOL = 1 << 12
 _SCRATCH = 1 << 12  # int32 for merging within a piece, when it is not in use for a long one
-
-
-def _new_desk(pattern: str, byte_tokens: Sequence[int]) -> Desk:
-    """A desk to split by a pattern."""
-    new = Desk()
-    new.lend(desk.CLASSES, desk.kinds())
-    new[desk.MODE] = mode = desk.MODES[pattern]
-    new.lend(desk.ENDINGS, endings(mode))
-    new.lend(desk.BYTE_TOKENS, np.array(byte_tokens, np.int32))
-    new.lend(desk.AHEAD, np.zeros(4 * desk.PIECES_AHEAD, np.int64))
-    return new
 
 
 def _make_room(at: Desk, words: int) -> None:
@@ -141,7 +129,8 @@ class Coder:
     ) -> None:
         self._made_of = (merges, byte_tokens, token_bytes, pattern)
         self._lock, self._inside, self._kernels = threading.RLock(), False, kernels()
-        self._desk = work = _new_desk(pattern, byte_tokens)
+        self._desk = work = desk_for(pattern)
+        work.lend(desk.BYTE_TOKENS, np.array(byte_tokens, np.int32))
         self._encode, self._address = self._kernels.encode, work.address
         self._token_bytes, self._type = token_bytes, id_type(len(token_bytes))
         work[desk.WIDE] = self._type.itemsize == 4

@@ -23,12 +23,13 @@ UTF-8: a cut is needed now and then, not everywhere.
 """
 
 import functools
+import mmap
 import re
 
 from model import unicode16
 from model.bpe_merges import from_bytes
 
-REACH = 5  # bytes, less one, of the two longest characters up to U+FFFF
+_REACH = 5  # bytes, less one, of the two longest characters up to U+FFFF
 _WINDOW = 1 << 16  # bytes, or characters of a str, searched at once
 
 
@@ -42,13 +43,13 @@ def safe_cut(data: bytes) -> int | None:
     return None if found is None else len(text[: found.end()].encode("utf-8", "surrogateescape"))
 
 
-def next_cut(text: str | bytes | memoryview, at: int) -> int:
+def next_cut(text: str | bytes | memoryview | mmap.mmap, at: int) -> int:
     """The first safe cut behind `at`: the text's end if there is no other."""
     while at < len(text):
         if isinstance(text, str):
             if found := _before_cut().search(text, at, at + _WINDOW + 1):
                 return found.end()
-        elif (cut := safe_cut(bytes(text[at : at + _WINDOW + REACH]))) is not None:
+        elif (cut := safe_cut(bytes(text[at : at + _WINDOW + _REACH]))) is not None:
             return at + cut
         at += _WINDOW
     return len(text)

@@ -1,6 +1,5 @@
 """Settings of the machine: how a run is computed, never what it computes. No key holds them."""
 
-import contextlib
 import os
 import re
 from collections.abc import Collection
@@ -40,17 +39,6 @@ class Machine:
             raise ValueError(f"--compile {self.compile}: it must be auto, on or off")
         if self.sharding not in ("auto", "on", "off"):
             raise ValueError(f"--sharding {self.sharding}: it must be auto, on or off")
-
-
-def cores() -> int:
-    """CPU cores that this process may use: of those it may run on, what its container is given."""
-    count = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):  # no such limit: no file, or "max"
-        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
-        count = min(count, max(1, quota // period))
-    return count
 
 
 def torchrun() -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """Tokenizers that we did not write, and texts to ask them about."""
 
+import functools
 import json
 import random
 import sysconfig
@@ -9,8 +10,15 @@ import tokenizers
 from pieces import TELLING
 from tokenizers import Regex, models, pre_tokenizers, trainers
 
-from model.bpe import END_OF_TEXT
+from model.bpe import END_OF_TEXT, Tokenizer
 from model.split import PATTERN_NAME, PATTERNS
+
+
+@functools.cache
+def rich_vocabulary(pattern: str) -> Tokenizer:
+    """A vocabulary with tokens of many scripts."""
+    texts = [*many_scripts(20_000), *sources(200_000), TELLING * 3]
+    return Tokenizer.train(texts, vocab_size=3000, pattern=pattern)
 
 
 def huggingface(

@@ -13,11 +13,11 @@ from model.fast.desk import Desk
 BYTE_TOKENS = Tokenizer([])._byte_tokens
 # at least one character of each kind, length and trap; bytes that are no UTF-8, in every way
 TELLING = "aZé1٣² \n\r\t'sſtreVElL!.-\u00a0\u3000\x1c\x85中\U00010400\U0001d7d8😀\u0301\u0378\0"
-_BROKEN = [b"\xff", b"\xc3", b"\xe4\xb8", b"\xf0\x9f\x98", b"\x80", b"\xc0\xaf", b"\xe0\x80\xaf"]
-_BROKEN += [b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf8\x88\x80\x80\x80", b"\xe4\xb8a"]
+BROKEN = [b"\xff", b"\xc3", b"\xe4\xb8", b"\xf0\x9f\x98", b"\x80", b"\xc0\xaf", b"\xe0\x80\xaf"]
+BROKEN += [b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf8\x88\x80\x80\x80", b"\xe4\xb8a"]
 
 awkward_bytes = st.lists(
-    st.sampled_from([c.encode() for c in TELLING] + _BROKEN)
+    st.sampled_from([c.encode() for c in TELLING] + BROKEN)
     | st.characters(exclude_categories=["Cs"]).map(str.encode)
     | st.binary(max_size=3)
     | st.sampled_from([b"word", b" the", b" extraordinarily", b"\n\n  ", b"don't", b"1234567"]),

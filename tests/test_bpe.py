@@ -295,21 +295,22 @@ def rewrite(path: Path, change: dict) -> None:
     path.write_text(json.dumps(head | data))
 
 
+def in_the_first_format(tokenizer: Tokenizer, folder: Path, without: str) -> Path:
+    path = folder / "tokenizer.json"
+    tokenizer.save(path)
+    data = json.loads(path.read_text()) | {"format": 1}
+    del data[without]
+    path.write_text(json.dumps(data))
+    return path
+
+
 def test_a_file_of_the_first_format_is_read(trained, tmp_path: Path) -> None:
     """Runs begun by older versions have one."""
-    path = tmp_path / "tokenizer.json"
-    trained.save(path)
-    data = json.loads(path.read_text()) | {"format": 1}
-    del data["digest"]
-    path.write_text(json.dumps(data))
+    path = in_the_first_format(trained, tmp_path, without="digest")
     assert Tokenizer.load(path).merges == trained.merges
 
 
 def test_loading_refuses_a_file_that_lacks_its_merges(trained, tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer.json"
-    trained.save(path)
-    data = json.loads(path.read_text()) | {"format": 1}
-    del data["merges"]
-    path.write_text(json.dumps(data))
+    path = in_the_first_format(trained, tmp_path, without="merges")
     with pytest.raises(ValueError, match=r"damaged .*merges"):
         Tokenizer.load(path)

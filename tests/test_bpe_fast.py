@@ -10,8 +10,8 @@ import pytest
 import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import many_scripts, sources
-from pieces import BYTE_TOKENS, TELLING, awkward_bytes, counted, plainly_counted
+from oracles import rich_vocabulary, sources
+from pieces import BYTE_TOKENS, awkward_bytes, counted, plainly_counted
 
 from model import bpe_fast, bpe_plain
 from model.bpe import END_OF_TEXT, Tokenizer
@@ -33,9 +33,7 @@ def play(shakespeare: Path) -> bytes:
 
 @pytest.fixture(scope="module", params=_MODES)
 def rich(request) -> Tokenizer:
-    """A vocabulary with tokens of many scripts."""
-    texts = [*many_scripts(20_000), *sources(200_000), TELLING * 3]
-    return Tokenizer.train(texts, vocab_size=3000, pattern=request.param)
+    return rich_vocabulary(request.param)
 
 
 @pytest.mark.parametrize("pattern", ["cl100k", "gpt2"])

@@ -10,10 +10,10 @@ from oracles import (
     many_scripts,
     merges_of,
     random_texts,
+    rich_vocabulary,
     sources,
     ties,
 )
-from pieces import TELLING
 from tiktoken_ext import openai_public
 
 from model.bpe import Tokenizer
@@ -27,9 +27,7 @@ _LARGE["sources"] = lambda: sources(40_000_000)
 
 @pytest.fixture(scope="module", params=PATTERNS)
 def rich(request) -> Tokenizer:
-    """A vocabulary with tokens of many scripts."""
-    texts = [*many_scripts(20_000), *sources(200_000), TELLING * 3]
-    return Tokenizer.train(texts, vocab_size=3000, pattern=request.param)
+    return rich_vocabulary(request.param)
 
 
 def agree(texts: list[str], vocab_sizes: list[int], pattern: str) -> None:

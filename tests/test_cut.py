@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pieces import BROKEN, TELLING
 
 from model import cut
 from model.bpe import Tokenizer
@@ -11,19 +12,10 @@ from model.cut import next_cut, safe_cut
 from model.split import PATTERNS, split
 
 # of each kind, length and trap; bytes that are no UTF-8; and what the rules speak of
-_TELLING = "aZé1٣² \n\r\t\v'sſtreVElL!.-\u00a0\u3000\x1c\x85中\U00010400\U0001d7d8😀\u0301\0"
-_BROKEN = [
-    b"\xff",
-    b"\xc3",
-    b"\xe4\xb8",
-    b"\xf0\x9f\x98",
-    b"\x80",
-    b"\xe0\x80\xaf",
-    b"\xed\xa0\x80",
-]
+
 _WORDS = [b"word", b" the", b"\n\n  ", b"  \n", b"'re ", b"'S\n", b"don't ", b"1234567 ", b"a "]
 texts = st.lists(
-    st.sampled_from([c.encode() for c in _TELLING] + _BROKEN + _WORDS)
+    st.sampled_from([c.encode() for c in TELLING + "\v"] + BROKEN + _WORDS)
     | st.characters(exclude_categories=["Cs"]).map(str.encode),
     max_size=30,
 ).map(b"".join)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from encoding import SIZE, Case
 
+from model import cores as cores_module
+from model import cut
 from model.bpe import Tokenizer
-from pipeline import machine
 from pipeline.data import shards
 from pipeline.errors import Interrupted
 from pipeline.stages import encode
@@ -56,7 +57,7 @@ def test_where_shards_end(case):
 
 def test_a_cut_far_behind_is_found(tmp_path, monkeypatch):
     """Also where a window of the search ends in the middle of what it looks for."""
-    monkeypatch.setattr(shards, "_WINDOW", 16)
+    monkeypatch.setattr(cut, "_WINDOW", 16)
     for before in range(60, 80):
         text = b"(" * before + "中 ".encode() + b")" * 300
         (tmp_path / "t.text").write_bytes(text)
@@ -106,10 +107,10 @@ def test_how_many_there_are(case, monkeypatch):
 def test_cores_are_those_that_a_container_is_given(monkeypatch):
     told = {"max 100000": 8, "150000 100000": 1, "50000 100000": 1, "300000 100000": 3}
     told |= {"nonsense": 8, "6400000 100000": 8}
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    for limit, cores in told.items():
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for limit, count in told.items():
         monkeypatch.setattr(Path, "read_text", lambda self, limit=limit: limit)
-        assert machine.cores() == cores
+        assert cores_module.cores() == count
 
 
 def test_a_worker_that_is_killed_is_told_of_and_nothing_is_lost(case, monkeypatch, encoded):

@@ -115,6 +115,7 @@ def _made(name: str) -> bytes:
     return code
 
 
+@functools.cache
 def _name() -> str:
     """A digest of all that the machine code depends on."""
     import llvmlite

@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 
 from model.bpe import Tokenizer
-from model.cut import REACH, safe_cut
+from model.cut import next_cut
+from pipeline.data.splits import mapped
 from pipeline.hashing import canonical, file_digest
 from pipeline.tokens import token_type
 from pipeline.workers import serve
 
 SIZE = 4 << 20  # bytes of text in a shard, more or less
-_WINDOW = 1 << 16  # bytes looked at for a cut at once
 _CHUNK = 1 << 18  # tokens written at once
 
 
@@ -63,30 +63,20 @@ def shards(split: str, text: Path, ends: Path, size: int) -> Iterator[Shard]:
     """A split's shards, of some ``size`` bytes: they end with a document or at a safe cut."""
     documents = _ends(ends)
     start = first = number = 0
-    with text.open("rb") as file:
+    with mapped(text) as data:
         while first < len(documents) or start < documents[-1]:
             stop, last = int(documents[-1]), len(documents)
             if start + size < stop:
                 document = int(np.searchsorted(documents, np.uint64(start + size)))
                 stop, last = int(documents[document]), document + 1
                 if stop - start > size + size // 8:
-                    stop = _cut(file, start + size, stop)
+                    stop = min(stop, next_cut(data, start + size))
             yield Shard(split, number, start, stop, first, last)
             start, first, number = stop, last, number + 1
 
 
 def _ends(path: Path) -> np.ndarray:
     return np.memmap(path, "<u8", "r")
-
-
-def _cut(file: Any, start: int, stop: int) -> int:
-    """The first safe cut between two offsets within a document, or else its end."""
-    for begin in range(start, stop, _WINDOW):
-        file.seek(begin)
-        window = file.read(min(_WINDOW + REACH, stop - begin))
-        if (found := safe_cut(window)) is not None:
-            return begin + found
-    return stop
 
 
 class Encoder:

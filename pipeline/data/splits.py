@@ -44,7 +44,7 @@ class Split:
     """
 
     def __init__(self, text: Path, ends: Path) -> None:
-        self._text, self._ends = _mapped(text), _mapped(ends)
+        self._text, self._ends = mapped(text), mapped(ends)
         self.bytes = len(self._text)
         whole = len(self._ends) % END.size == 0
         if not whole or END.unpack_from(self._ends, len(self._ends) - END.size)[0] != self.bytes:
@@ -72,6 +72,7 @@ class Split:
             self._text.madvise(mmap.MADV_DONTNEED)
 
 
-def _mapped(path: Path) -> mmap.mmap:
+def mapped(path: Path) -> mmap.mmap:
+    """A file that is not empty, to be read where it is."""
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -17,11 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from model import bpe_choice
+from model.cores import cores
 from pipeline.data.joined import Joined
 from pipeline.data.shards import SIZE, Encoder, Shard, shards
 from pipeline.data.splits import Split
 from pipeline.errors import Interrupted
-from pipeline.machine import cores
 from pipeline.stage import Context
 from pipeline.store.disk import link
 from pipeline.ui import human_bytes
