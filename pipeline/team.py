@@ -39,6 +39,7 @@ from pipeline.errors import Interrupted
 from pipeline.machine import Machine, resolve_device, resolve_precision, torchrun
 from pipeline.recipe import Recipe
 from pipeline.redact import redacted
+from pipeline.workers import how_it_ended
 
 ROOM = 0.7  # of a device's memory; weights and optimizer that take more are shared out
 _BYTES = 16  # a parameter: weight, gradient, two numbers of AdamW
@@ -157,13 +158,9 @@ class Crew:
             time.sleep(0.05)
 
     def _why(self, rank: int, process: subprocess.Popen) -> str:
-        code, said = process.returncode, (self.folder / f"{rank}.said").read_text(errors="replace")
+        how = how_it_ended(process.returncode, self.folder / f"{rank}.said")
         goes_on = "All is saved up to the last checkpoint, and the same command goes on from there"
-        if code < 0:
-            short = ", as systems do that run out of memory" if code == -9 else ""
-            return f"was killed by signal {-code}{short}. {goes_on}"
-        lines = [line.removeprefix("error: ") for line in said.splitlines() if line.strip()]
-        return f"has ended: {lines[-1] if lines else f'exit code {code}'}. {goes_on}"
+        return f"{how}. {goes_on}"
 
     def end(self) -> None:
         """Let go the pipes that they hang on, and see that they are gone."""

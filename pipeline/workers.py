@@ -111,15 +111,21 @@ class Workers:
         return True
 
     def _why_gone(self, number: int) -> str:
-        code = self.processes[number].wait()
-        if code < 0:
-            short = ", as systems do that run out of memory" if code == -9 else ""
-            how = f"was killed by signal {-code}{short}"
-        else:
-            lines = self._said[number].read_text(errors="replace").split("\n")
-            said = [line for line in lines if line.strip()]
-            how = f"has ended: {said[-1] if said else f'exit code {code}'}"
+        how = how_it_ended(self.processes[number].wait(), self._said[number])
         return f"worker {number + 1} of {len(self.processes)} {how}. {_MEMORY}"
+
+
+def how_it_ended(code: int, said: Path) -> str:
+    """Of a process, as a part of a sentence: its exit code, and the file of what it said last.
+
+    The words are not those by which a command line knows torch's want of memory (cli/process.py):
+    what helps then is no help here.
+    """
+    if code < 0:
+        short = ", as systems do that have no memory left" if code == -9 else ""
+        return f"was killed by signal {-code}{short}"
+    lines = [line for line in said.read_text(errors="replace").splitlines() if line.strip()]
+    return f"has ended: {lines[-1].removeprefix('error: ') if lines else f'exit code {code}'}"
 
 
 def _error(kind: str, words: str, number: int | None, trace: str) -> Exception:
