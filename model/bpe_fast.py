@@ -1,10 +1,13 @@
 """The tokenizer at full speed: what `model/bpe.py` does, compiled, with the same results.
 
 `learn` is the twin of `bpe_merges.learn`, `Coder` of `bpe_plain.Coder`; the kernels that they call
-are in `model/fast/`, which is to be read in the order scan, table, count, learn, merge, encode,
-decode. Nothing here decides a result: the readable code is the definition, and the tests compare.
+are in `model/fast/`, which is to be read in the order scan, table, count, learn, rules, merge,
+entries, encode, decode. Nothing here decides a result: the readable code is the definition, and the
+tests compare.
 """
 
+import contextlib
+import ctypes
 import functools
 import itertools
 import operator
@@ -26,19 +29,13 @@ from model.fast.desk import Desk
 
 _AT_ONCE = 1024  # merges learned in one call
 _ENOUGH = 1 << 20  # words rewritten in one call, or somewhat more: it ends with a merge
-_OUT = 1 << 15  # tokens encoded in one call, and a piece more
+_OUT = 1 << 15  # tokens for which there is always room
+_MOST_OUT = 1 << 25  # tokens for which room is made at once
+_MOST_KEPT = 1 << 24  # characters of a text whose UTF-8 may be kept as long as the text is
 _MOST_ENTRIES = 1 << 20  # known pieces when encoding: some 90 MB, then it forgets and begins anew
 _MOST_POOL = 1 << 23  # int32 for what does not stand in an entry itself
-_FIRST_POOL = 1 << 12
+_FIRST_POOL = 1 << 15
 _SCRATCH = 1 << 12  # int32 for merging within a piece, when it is not in use for a long one
-
-
-def _make_room(at: Desk, words: int) -> None:
-    """Room for more entries in the table of pieces, or for so many more words in its pool."""
-    if at[desk.USED] >= at[desk.LIMIT]:
-        at.grow_table(kernels().move, times=2 if at[desk.USED] < 1 << 18 else 1)
-    else:
-        at.grow(desk.POOL, desk.POOL_SIZE, at[desk.POOL_USED] + words)
 
 
 def learn(
@@ -127,6 +124,11 @@ class Coder:
         token_bytes: Sequence[bytes],
         pattern: str,
     ) -> None:
+        if len(token_bytes) > desk.NO_TOKEN:
+            raise ValueError(
+                f"{len(token_bytes):,} tokens: compiled, {desk.NO_TOKEN:,} at most. "
+                "Let IGNITE_TOKENIZER be 'reference'"
+            )
         self._made_of = (merges, byte_tokens, token_bytes, pattern)
         self._lock, self._inside, self._kernels = threading.RLock(), False, kernels()
         self._desk = work = desk_for(pattern)
@@ -135,9 +137,12 @@ class Coder:
         self._token_bytes, self._type = token_bytes, id_type(len(token_bytes))
         work[desk.WIDE] = self._type.itemsize == 4
         flat = np.fromiter(itertools.chain.from_iterable(merges), np.int32, 2 * len(merges))
-        bits = max(8, (2 * len(merges)).bit_length())
-        work.lend(desk.PAIRS, np.zeros(2 << bits, np.int64))
+        bits = max(1, (2 * len(merges)).bit_length() - 3)  # of the number of lines of eight
+        work.lend(desk.PAIRS, desk.lines(8 << bits))
         work[desk.PAIRS_SHIFT] = 64 - bits
+        lanes = desk.lines(desk.MANY_LANES * (desk.LANE + 1))
+        lanes[-desk.MANY_LANES :] = lanes.ctypes.data + 8 * desk.LANE * np.arange(desk.MANY_LANES)
+        work.lend(desk.LANES, lanes[-desk.MANY_LANES :])
         made = len(token_bytes) - len(merges)
         self._kernels.know_merges(work.address, flat.ctypes.data, len(merges), made)
         work.lend(desk.BYTE_PAIRS, _of_bytes(flat.reshape(-1, 2), byte_tokens, made))
@@ -175,34 +180,45 @@ class Coder:
 
     def encode_array(self, text: str | bytes) -> np.ndarray:
         """The ids of a text as an array of uint16 or uint32."""
-        data = to_bytes(text)
+        data, size = _utf8(text)
         with self._lock:
             if self._inside:  # a signal's handler or a finaliser, in the midst of a call
-                return Coder(*self._made_of).encode_array(data)
+                return Coder(*self._made_of).encode_array(text)
             self._inside = True
             try:
                 if self._busy[0]:
                     self._set_up()
                 self._busy[0] = 1
-                many = self._encode(self._address, data, len(data), 0)
-                ids = self._out[:many].copy() if many >= 0 else self._whole(many, data)
+                ids = self._encoded(data, size)
                 self._busy[0] = 0
                 return ids
             finally:
                 self._inside = False
 
-    def _whole(self, many: int, data: bytes) -> np.ndarray:
-        """What was too much for one call, after all has been encoded."""
+    def _encoded(self, data: bytes | int, size: int) -> np.ndarray:
+        """The ids of a text, which is given itself or by its address."""
+        work, ready = self._desk, size <= _OUT - desk.SPARE
+        if not ready:  # room for all tokens there could be, of which most is never touched
+            self._lend_out(min(size, _MOST_OUT) + desk.SPARE)
+        many = self._encode(self._address, data, size, 0)
+        if ready and many >= 0:
+            return self._out[:many].copy()
         parts = []
         while many < 0:
             if many == -desk.FULL_OUT:
                 parts.append(self._taken())
             self._give(-many)
-            many = self._encode(self._address, data, len(data), self._desk[desk.AT])
-        parts.append(self._desk.arrays[desk.OUT][:many])
-        ids = np.concatenate(parts)
+            many = self._encode(self._address, data, size, work[desk.AT])
+        last = work.arrays[desk.OUT]
         self._lend_own()
-        return ids
+        if parts or last is self._out:
+            return np.concatenate([*parts, last[:many]])
+        last.resize(many, refcheck=False)
+        return last
+
+    def _lend_out(self, size: int) -> None:
+        self._desk.lend(desk.OUT, np.empty(size, self._type))
+        self._desk[desk.OUT_SIZE] = size
 
     def _lend_numbers(self) -> None:
         """Each id as a Python number: it is faster to look one up than to make one."""
@@ -225,16 +241,12 @@ class Coder:
         """What the kernel `encode` has too little of."""
         work, need = self._desk, self._desk[desk.NEED]
         if lacking == desk.FULL_OUT and need > work[desk.OUT_SIZE]:
-            work.lend(desk.OUT, np.empty(need, self._type))
-            work[desk.OUT_SIZE] = need
+            self._lend_out(need)
         elif lacking == desk.FULL_SCRATCH:
             work.lend(desk.SCRATCH, np.empty(need, np.int32))
             work[desk.SCRATCH_SIZE] = need
         elif lacking == desk.FULL_TABLE:
-            if work[desk.USED] >= _MOST_ENTRIES or work[desk.POOL_USED] >= _MOST_POOL:
-                _forget(work)
-            else:
-                _make_room(work, _SCRATCH)
+            _make_room(work)
 
     def decode(self, ids: Iterable[SupportsIndex]) -> memoryview:
         """The bytes of `ids`. ValueError: an id outside the vocabulary."""
@@ -295,10 +307,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def _forget(work: Desk) -> None:
-    """Empty the table of pieces."""
-    work.new_table()
-    work[desk.POOL_USED] = 0
+def _make_room(work: Desk) -> None:
+    """Room for the next pieces in the table, and for NEED words in its pool; or forget all."""
+    used = work[desk.USED] + desk.PIECES_AHEAD
+    if used > _MOST_ENTRIES or work[desk.POOL_USED] >= _MOST_POOL:
+        work.new_table()
+        work[desk.POOL_USED] = 0
+    elif used > work[desk.LIMIT]:
+        work.grow_table(kernels().move, times=2 if used < 1 << 18 else 1)
+    else:
+        work.grow(desk.POOL, desk.POOL_SIZE, work[desk.POOL_USED] + work[desk.NEED])
 
 
 def _of_bytes(pairs: np.ndarray, byte_tokens: Sequence[int], made: int) -> np.ndarray:
@@ -310,3 +328,21 @@ def _of_bytes(pairs: np.ndarray, byte_tokens: Sequence[int], made: int) -> np.nd
     table = np.full(1 << 16, desk.NONE, np.int32)
     table[left << 8 | right] = made + known
     return table
+
+
+_utf8_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.POINTER(ctypes.c_ssize_t))(
+    ("PyUnicode_AsUTF8AndSize", ctypes.pythonapi)
+)
+
+
+def _utf8(text: str | bytes) -> tuple[bytes | int, int]:
+    """The UTF-8 of a text or its address, and how long it is.
+
+    A str has its UTF-8 with it, if it is ASCII or has once been asked; the str must live on.
+    """
+    if isinstance(text, str) and (text.isascii() or len(text) <= _MOST_KEPT):
+        size = ctypes.c_ssize_t()
+        with contextlib.suppress(UnicodeEncodeError):  # lone surrogates
+            return _utf8_of(text, size), size.value
+    data = to_bytes(text)
+    return data, len(data)

@@ -110,6 +110,69 @@ def test_any_merges_give_the_same_ids(data: bytes, merges, pattern) -> None:
         assert bytes(fast.decode(form)) == data
 
 
+@pytest.fixture(scope="module", params=["narrow", "wide"])
+def both(request, play) -> tuple[bpe_fast.Coder, bpe_plain.Coder]:
+    """Coders with ids of 16 or 32 bits; of the wide one some lines of merges are full."""
+    known = Tokenizer.train([play], vocab_size=2000)
+    if request.param == "wide":
+        rng, merges = random.Random(8), dict.fromkeys(known.merges)
+        while len(merges) < 1 << 16:
+            merges[rng.randrange(1, 257 + len(merges)), rng.randrange(1, 1200)] = None
+        known = Tokenizer(merges)
+    made = (known.merges, BYTE_TOKENS, known.token_bytes, known.pattern)
+    fast = bpe_fast.Coder(*made)
+    assert fast.encode_array(b"a").itemsize == (4 if request.param == "wide" else 2)
+    return fast, bpe_plain.Coder(*made)
+
+
+@given(
+    lengths=st.lists(
+        st.sampled_from([1, 2, 8, 14, 15, 16, 63, 64, 65, 255, 256, 257]), max_size=90
+    ),
+    letters=st.sampled_from(["ab", "etaoinshrdlu", "aé", "🄰日"]),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=60, **_EXACTLY)
+def test_pieces_of_any_length_are_merged_side_by_side(both, lengths, letters, seed) -> None:
+    fast, plain = both
+    rng = random.Random(seed)  # of few, so that pieces occur twice among those that are new
+    words = ["".join(rng.choices(letters, k=many)).encode()[:many] for many in lengths]
+    text = b" ".join(words)
+    ids = plain.encode(text)
+    fast._set_up()
+    assert [fast.encode(text), fast.encode(text)] == [ids, ids]
+    assert fast.encode_array(text.decode("utf-8", "surrogateescape")).tolist() == plain.encode(
+        text.decode("utf-8", "surrogateescape")
+    )
+
+
+def test_a_vocabulary_that_is_too_large_is_refused() -> None:
+    class Many(list):
+        def __len__(self) -> int:
+            return 1 << 21
+
+    with pytest.raises(ValueError, match="2,097,151 at most"):
+        bpe_fast.Coder([], BYTE_TOKENS, Many(), _MODES[0])
+
+
+@pytest.mark.parametrize("text", ["plain", "naïve", "lone \ud800", "\0", ""])
+@pytest.mark.parametrize("many", [1, 9000, 60_000])
+def test_a_str_and_its_bytes_give_the_same_array(rich, text, many, monkeypatch) -> None:
+    data = (text * many).encode("utf-8", "surrogatepass")
+    expected = rich.encode_array(data)
+    for kept in (0, 1 << 24):
+        monkeypatch.setattr(bpe_fast, "_MOST_KEPT", kept)
+        assert np.array_equal(rich.encode_array(text * many), expected)
+
+
+def test_an_array_that_is_filled_in_parts_is_whole(rich, play, monkeypatch) -> None:
+    expected = rich.encode_array(play)
+    monkeypatch.setattr(bpe_fast, "_MOST_OUT", 50_000)
+    assert np.array_equal(rich.encode_array(play), expected)
+    data = play[:200_000] + b"x" * 150_000 + play[200_000:]  # a piece longer than a part
+    assert rich.decode_bytes(rich.encode_array(data)) == data
+
+
 @pytest.mark.parametrize("kind", ["one letter", "no space", "random bytes", "white space"])
 def test_a_million_awkward_bytes_give_the_same_ids(kind: str, play, monkeypatch) -> None:
     rng, many = random.Random(4), 1_000_000

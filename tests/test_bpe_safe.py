@@ -201,5 +201,7 @@ def test_what_is_remembered_is_bounded() -> None:
     at.new_table()
     while at[desk.LIMIT] < bpe_fast._MOST_ENTRIES:
         at[desk.USED] = at[desk.LIMIT]
-        bpe_fast._make_room(at, 0)
-    assert at[desk.LIMIT] == bpe_fast._MOST_ENTRIES
+        bpe_fast._make_room(at)
+    at[desk.USED] = at[desk.LIMIT]
+    bpe_fast._make_room(at)
+    assert (at[desk.LIMIT], at[desk.USED]) == (1 << 11, 0)

@@ -30,7 +30,7 @@ KERNELS = {
     "move_pairs": ("pairs", 3),
     "begin": ("learn", 2),
     "learn": ("learn", 3),
-    "know_merges": ("encode", 4),
+    "know_merges": ("rules", 4),
     "encode": ("encode", 4),
     "measure": ("decode", 4),
     "decode": ("decode", 5),
@@ -69,7 +69,7 @@ class Kernels:
             module, many = KERNELS[name]
             arguments = [ctypes.c_int64] * many
             if name == "encode":
-                arguments[1] = ctypes.c_char_p
+                arguments[1] = ctypes.c_void_p
             elif module == "lists":
                 arguments[1] = ctypes.py_object
             kind = ctypes.PYFUNCTYPE if module == "lists" else ctypes.CFUNCTYPE
@@ -137,10 +137,10 @@ def _compile() -> bytes:
     """Machine code of all kernels, each under its own name."""
     import llvmlite.binding as llvm
 
-    from model.fast import count, decode, encode, learn, lists, pairs, table
+    from model.fast import count, decode, encode, learn, lists, pairs, rules, table
 
     modules = {"count": count, "decode": decode, "encode": encode}
-    modules |= {"learn": learn, "lists": lists, "pairs": pairs, "table": table}
+    modules |= {"learn": learn, "lists": lists, "pairs": pairs, "rules": rules, "table": table}
     whole = llvm.parse_assembly("")
     llvm.add_symbol("encode", 1)  # numba insists on an address, before the two kernels are linked
     for name, (module, arguments) in KERNELS.items():

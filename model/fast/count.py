@@ -89,7 +89,7 @@ def _count_some(desk, text, at, stop, size):
             low, high, slot = ahead[4 * i + 1], ahead[4 * i + 2], ahead[4 * i + 3]
             entry = find(table, shift, pool, text, at, length, low, high, slot)
             if table[entry + 1] == 0:
-                if not has_room(desk, (length + 3) >> 2):
+                if not has_room(desk, 1, (length + 3) >> 2):
                     desk[NEED] = length
                     return at
                 _enter(desk, table, pool, entry, text, at, length, low, high)

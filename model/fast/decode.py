@@ -1,7 +1,8 @@
 """Turn tokens into bytes: measure, then copy sixteen bytes at a time: most have fewer."""
 
 from model.fast.desk import BYTES, STARTS, TOKENS
-from model.fast.memory import bytes_at, copy16, ints_at, longs_at, part, shorts_at, value
+from model.fast.memory import bytes_at, ints_at, longs_at, part, shorts_at, value
+from model.fast.vectors import copy16
 
 
 @part

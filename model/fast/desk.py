@@ -5,7 +5,9 @@ larger arrays. A kernel that runs out of room in one of them says so, is given a
 goes on where it was; so kernels allocate nothing. This module needs no compiler.
 """
 
+import contextlib
 import functools
+import mmap
 
 import numpy as np
 
@@ -39,9 +41,13 @@ ENOUGH = 53
 # what is between the kernels and Python, see lists.py; where plain pieces end, see plainly.py
 NUMBERS, TEXT_SIZE, BUSY, CALLS, ENDINGS = range(54, 59)
 # what two bytes make, see merge.py
-BYTE_PAIRS = 59
-FIELDS = 60
+BYTE_PAIRS, LANES = 59, 60
+FIELDS = 61
+LANE, MANY_LANES = 80, 4  # int64 of a lane, see merge.py; how many of them there are
+SPARE = 8  # tokens that may be written behind those that count
 NONE = 0x7FFFFFFF  # no token: greater than any
+TOKEN_BITS = 21  # of a token that is encoded
+NO_TOKEN = (1 << TOKEN_BITS) - 1  # that no pair has
 PIECES_AHEAD = 64
 TAG_BITS = 31  # of a hash, in a slot of the index
 
@@ -51,6 +57,8 @@ FULL_OUT, FULL_SCRATCH, FULL_WORDS, PAUSE = range(7, 11)
 
 _FIRST_BITS = 12  # of the number of slots in a new table
 _SLOT = 4  # words of an entry
+_LINE = 8  # words of a line of the processor's memory
+_LARGE_PAGE = 1 << 21  # bytes
 _LARGE = 1 << 23  # bytes: from about here on the C library gives an array pages of its own
 
 
@@ -89,7 +97,7 @@ class Desk:
 
     def new_table(self, field: int = TABLE, bits: int = _FIRST_BITS) -> None:
         """An empty hash table and, in the fields that follow, its shift, use and limit."""
-        self.lend(field, np.zeros(_SLOT << bits, np.int64))
+        self.lend(field, lines(_SLOT << bits))
         self[field + 1], self[field + 2], self[field + 3] = 64 - bits, 0, 1 << (bits - 1)
 
     def grow_table(self, move, field: int = TABLE, times: int = 1) -> None:
@@ -98,6 +106,23 @@ class Desk:
         self.new_table(field, bits + times)
         self[field + 2] = used
         move(self.address, old.ctypes.data, len(old) // _SLOT)
+
+
+def lines(words: int) -> np.ndarray:
+    """Zeros, from the beginning of one of the processor's lines on, so that no entry is in two.
+
+    Where the system can, many of them lie in large pages: entries are looked up here and there, and
+    finding out where a page lies would take longer than reading it.
+    """
+    size = 8 * words
+    if size >= _LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        return np.frombuffer(memory, np.int64)
+    array = np.zeros(words + _LINE - 1, np.int64)
+    first = -array.ctypes.data // 8 % _LINE
+    return array[first : first + words]
 
 
 @functools.cache

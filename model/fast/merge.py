@@ -1,130 +1,80 @@
-"""Apply learned merges to one piece: the smallest token that can be made, leftmost first.
+"""Apply learned merges to short pieces: the smallest token that can be made, leftmost first.
 
-A short piece is searched from end to end for each merge: simplest, and fastest up to a hundred
-bytes. A long one keeps the candidates in a tree of minima, a leaf for each place, so that finding
-one and changing one both take log2 n steps: n log n for any piece, and some 28 bytes for each of
-its bytes, whatever it holds.
+Each step of a piece waits for the step before: for what it has stored, and for the table of merges.
+So several pieces are merged at a time, each in a lane of its own, one step of each in turn, and the
+processor does one while it waits for another.
+
+A lane has for each place the token that is there, and what that token and the next one make, with
+the place in the lowest bits: the least of these says what to merge, and where. What is merged away
+stays where it was; LEFT has a bit for each token that is left. Beyond both ends is NO_TOKEN, which
+makes nothing, so that no step asks where it is.
 """
 
 from numba import types
 
-from model.fast.desk import BYTE_PAIRS, BYTE_TOKENS, NONE, PAIRS, PAIRS_SHIFT, SCRATCH
-from model.fast.memory import ints_at, longs_at, part, seldom, value
-from model.fast.pairs import key_of_pair, slot_of
+from model.fast.desk import BYTE_PAIRS, BYTE_TOKENS, NO_TOKEN, NONE, PAIRS, PAIRS_SHIFT
+from model.fast.memory import highest, ints_at, longs_at, lowest, part, topmost, value
+from model.fast.rules import made_of
+from model.fast.vectors import least64
 
-FEW = 100  # bytes of a short piece
-
-
-@part
-def merged(pairs, shift, left, right):
-    """The token that a pair makes, or NONE."""
-    key, mask = key_of_pair(left, right), (1 << (64 - shift)) - 1
-    slot = slot_of(key, shift)
-    while pairs[2 * slot] != key:
-        if pairs[2 * slot] == 0:
-            return NONE
-        slot = (slot + 1) & mask
-    return pairs[2 * slot + 1]
-
-
-@seldom
-def merge_short(desk, text, at, length):
-    """Leave a piece's tokens at the beginning of the scratch; returns how many there are."""
-    bytes_, pairs, shift = ints_at(desk[BYTE_TOKENS]), longs_at(desk[PAIRS]), desk[PAIRS_SHIFT]
-    tokens, made = ints_at(desk[SCRATCH]), ints_at(desk[SCRATCH] + 4 * FEW)
-    of_bytes = ints_at(desk[BYTE_PAIRS])
-    for i in range(length):
-        tokens[i] = bytes_[value(text, at + i)]
-    for i in range(length - 1):
-        made[i] = of_bytes[value(text, at + i) << 8 | value(text, at + i + 1)]
-    while length > 1:
-        least, place = types.int64(NONE), 0
-        for i in range(length - 1):
-            if made[i] < least:
-                least, place = value(made, i), i
-        if least == NONE:
-            break
-        length -= 1
-        tokens[place] = least
-        for i in range(place + 1, length):
-            tokens[i], made[i - 1] = tokens[i + 1], made[i]
-        if place < length - 1:
-            made[place] = merged(pairs, shift, least, value(tokens, place + 1))
-        if place > 0:
-            made[place - 1] = merged(pairs, shift, value(tokens, place - 1), least)
-    return length
+_PLACE_BITS = 6
+FEW = 1 << _PLACE_BITS  # bytes of a short piece
+# a lane is two int64, what can be made at each place, and the tokens, both int32; before each of
+# these, and behind the tokens, there is room for one more
+LEFT, PIECE = range(2)
+_MADE, _TOKENS = 16, 16 + FEW + 1
 
 
 @part
-def leaves_for(length):
-    leaves = 1
-    while leaves < length:
-        leaves *= 2
-    return leaves
+def begin(desk, lane, text, at, length, piece):
+    """Put a piece into a lane, and its number."""
+    made, tokens = ints_at(lane + 4 * _MADE), ints_at(lane + 4 * _TOKENS)
+    of_byte, of_bytes = ints_at(desk[BYTE_TOKENS]), ints_at(desk[BYTE_PAIRS])
+    for i in range(FEW):
+        made[i] = NONE
+    last = value(text, at)
+    tokens[0] = of_byte[last]
+    for i in range(1, length):
+        byte = value(text, at + i)
+        tokens[i] = of_byte[byte]
+        made[i - 1] = _with_place(value(of_bytes, last << 8 | byte), i - 1)
+        last = byte
+    tokens[-1] = tokens[FEW] = NO_TOKEN
+    longs_at(lane)[LEFT], longs_at(lane)[PIECE] = topmost(types.int64(-1), FEW - length), piece
 
 
 @part
-def scratch_for(length):
-    """How many int32 merge_long works with."""
-    return 3 * length + 2 * leaves_for(length)
-
-
-@seldom
-def merge_long(desk, text, at, length):
-    """As merge_short, for a piece of any length; the scratch must hold scratch_for(length)."""
-    bytes_, pairs, shift = ints_at(desk[BYTE_TOKENS]), longs_at(desk[PAIRS]), desk[PAIRS_SHIFT]
-    scratch, of_bytes = desk[SCRATCH], ints_at(desk[BYTE_PAIRS])
-    tokens, after = ints_at(scratch), ints_at(scratch + 4 * length)
-    before, tree = ints_at(scratch + 8 * length), ints_at(scratch + 12 * length)
-    leaves = leaves_for(length)
-    for i in range(length):
-        tokens[i] = bytes_[value(text, at + i)]
-        after[i], before[i] = i + 1, i - 1
-    for i in range(leaves):
-        tree[leaves + i] = NONE
-        if i + 1 < length:
-            tree[leaves + i] = of_bytes[value(text, at + i) << 8 | value(text, at + i + 1)]
-    for node in range(leaves - 1, 0, -1):
-        tree[node] = min(tree[2 * node], tree[2 * node + 1])
-    while tree[1] != NONE:
-        least, node = value(tree, 1), 1
-        while node < leaves:
-            node = 2 * node + (0 if tree[2 * node] == least else 1)
-        place = node - leaves
-        gone = value(after, place)
-        following, left = value(after, gone), value(before, place)
-        tokens[place], after[place] = least, following
-        right_made = left_made = types.int64(NONE)
-        _set(tree, leaves + gone, right_made)
-        if following < length:
-            before[following] = place
-            right_made = merged(pairs, shift, least, value(tokens, following))
-        _set(tree, node, right_made)
-        if left >= 0:
-            left_made = merged(pairs, shift, value(tokens, left), least)
-            _set(tree, leaves + left, left_made)
-    return _gather(tokens, after, length)
-
-
-@seldom
-def _set(tree, node, value):
-    """Change a leaf, and the minima above it as far as they change."""
-    tree[node] = value
-    node >>= 1
-    while node > 0:
-        least = min(tree[2 * node], tree[2 * node + 1])
-        if tree[node] == least:
-            return
-        tree[node] = least
-        node >>= 1
+def next_merge(lane):
+    """What to merge next, and where, as one number; or NONE."""
+    return least64(ints_at(lane + 4 * _MADE))
 
 
 @part
-def _gather(tokens, after, length):
-    """Move the tokens that are left together; returns how many there are."""
-    many = place = 0
-    while place < length:
-        tokens[many] = tokens[place]
+def merge(desk, lane, what):
+    """Do what `next_merge` says."""
+    pairs, shift = longs_at(desk[PAIRS]), desk[PAIRS_SHIFT]
+    made, tokens = ints_at(lane + 4 * _MADE), ints_at(lane + 4 * _TOKENS)
+    left, token, place = longs_at(lane)[LEFT], what >> _PLACE_BITS, what & (FEW - 1)
+    after = left & (types.int64(-2) << place)
+    gone, following = lowest(after), lowest(after & (after - 1))
+    before = highest(left & ((types.int64(1) << place) - 1))
+    longs_at(lane)[LEFT] = left ^ (types.int64(1) << gone)
+    tokens[place], made[gone] = token, NONE
+    made[before] = _with_place(made_of(pairs, shift, value(tokens, before), token), before)
+    made[place] = _with_place(made_of(pairs, shift, token, value(tokens, following)), place)
+
+
+@part
+def _with_place(token, place):
+    return NONE if token == NONE else token << _PLACE_BITS | place
+
+
+@part
+def gather(lane, target):
+    """Copy the tokens that are left; returns how many there are."""
+    tokens, left, many = ints_at(lane + 4 * _TOKENS), longs_at(lane)[LEFT], 0
+    while left != 0:
+        target[many] = tokens[lowest(left)]
         many += 1
-        place = value(after, place)
+        left &= left - 1
     return many

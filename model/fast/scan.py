@@ -6,8 +6,9 @@ instruction looks at 64. A byte that belongs to no valid character is OTHER, as 
 """
 
 from model.fast.desk import CL100K_CLASSIC, GPT2, LETTER, LINE_END, NUMBER, OTHER, SPACE
-from model.fast.memory import blanks16, letters16, lowest, part, seldom, value
+from model.fast.memory import lowest, part, seldom, value
 from model.fast.plainly import BEHIND, SINGLES, WORDS
+from model.fast.vectors import blanks16, letters16
 
 _KIND = 7  # char_at gives (length << 3 | kind): the mask of the kind
 _BLANK, _APOSTROPHE = 0x20, 0x27

@@ -23,18 +23,17 @@ from model.fast.desk import (
 from model.fast.memory import (
     bytes_at,
     fetch_early,
-    high8,
     load8,
     longs_at,
-    low8,
-    others64,
     part,
     product,
     seldom,
+    stay_apart,
     topmost,
     value,
 )
 from model.fast.scan import piece_end
+from model.fast.vectors import high8, low8, others64
 
 SHORT = 15
 _LONG = (SHORT + 1) << 56
@@ -93,7 +92,7 @@ def byte_of(table, pool, entry, length, i):
     return (table[entry + (i >> 3)] >> (8 * (i & 7))) & 0xFF
 
 
-@part
+@seldom
 def look_ahead(desk, text, at, stop, size, longest):
     """Cut off the next pieces and ask for the memory where their entries should stand.
 
@@ -102,6 +101,7 @@ def look_ahead(desk, text, at, stop, size, longest):
     begins at `stop` or later; `size` is where the text ends. A piece longer than `longest` has no
     key.
     """
+    stay_apart()
     classes, mode, endings = bytes_at(desk[CLASSES]), desk[MODE], bytes_at(desk[ENDINGS])
     seen, others = at - 64, 0  # from where on `others` says what is no letter
     table, shift, ahead = longs_at(desk[TABLE]), desk[SHIFT], longs_at(desk[AHEAD])
@@ -168,9 +168,9 @@ def move(desk_address, old_address, old_slots):
 
 
 @part
-def has_room(desk, words):
-    """Is there room for one more entry and so many words of the pool?"""
-    return desk[USED] < desk[LIMIT] and desk[POOL_USED] + words <= desk[POOL_SIZE]
+def has_room(desk, entries, words):
+    """Is there room for so many more entries and so many words of the pool?"""
+    return desk[USED] + entries <= desk[LIMIT] and desk[POOL_USED] + words <= desk[POOL_SIZE]
 
 
 @part
