@@ -140,9 +140,6 @@ class Coder:
         bits = max(1, (2 * len(merges)).bit_length() - 3)  # of the number of lines of eight
         work.lend(desk.PAIRS, desk.lines(8 << bits))
         work[desk.PAIRS_SHIFT] = 64 - bits
-        lanes = desk.lines(desk.MANY_LANES * (desk.LANE + 1))
-        lanes[-desk.MANY_LANES :] = lanes.ctypes.data + 8 * desk.LANE * np.arange(desk.MANY_LANES)
-        work.lend(desk.LANES, lanes[-desk.MANY_LANES :])
         made = len(token_bytes) - len(merges)
         self._kernels.know_merges(work.address, flat.ctypes.data, len(merges), made)
         work.lend(desk.BYTE_PAIRS, _of_bytes(flat.reshape(-1, 2), byte_tokens, made))
@@ -157,6 +154,9 @@ class Coder:
         self._desk.new_table()
         self._desk.lend(desk.POOL, np.zeros(_FIRST_POOL, np.int32))
         self._desk[desk.POOL_SIZE], self._desk[desk.POOL_USED] = _FIRST_POOL, 0
+        lanes = desk.lines(desk.MANY_LANES * (desk.LANE + 1))
+        lanes[-desk.MANY_LANES :] = lanes.ctypes.data + 8 * desk.LANE * np.arange(desk.MANY_LANES)
+        self._desk.lend(desk.LANES, lanes[-desk.MANY_LANES :])
         self._lend_own()
 
     def _lend_own(self) -> None:

@@ -116,10 +116,10 @@ def lines(words: int) -> np.ndarray:
     """
     size = 8 * words
     if size >= _LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):
+            memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             memory.madvise(mmap.MADV_HUGEPAGE)
-        return np.frombuffer(memory, np.int64)
+            return np.frombuffer(memory, np.int64)
     array = np.zeros(words + _LINE - 1, np.int64)
     first = -array.ctypes.data // 8 % _LINE
     return array[first : first + words]
