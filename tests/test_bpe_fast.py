@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from oracles import rich_vocabulary, sources
 from pieces import BYTE_TOKENS, awkward_bytes, counted, plainly_counted
 
-from model import bpe_fast, bpe_plain
+from model import bpe_coder, bpe_fast, bpe_plain
 from model.bpe import END_OF_TEXT, Tokenizer
 from model.fast import desk
 from model.split import PATTERNS
@@ -161,13 +161,13 @@ def test_a_str_and_its_bytes_give_the_same_array(rich, text, many, monkeypatch) 
     data = (text * many).encode("utf-8", "surrogatepass")
     expected = rich.encode_array(data)
     for kept in (0, 1 << 24):
-        monkeypatch.setattr(bpe_fast, "_MOST_KEPT", kept)
+        monkeypatch.setattr(bpe_coder, "_MOST_KEPT", kept)
         assert np.array_equal(rich.encode_array(text * many), expected)
 
 
 def test_an_array_that_is_filled_in_parts_is_whole(rich, play, monkeypatch) -> None:
     expected = rich.encode_array(play)
-    monkeypatch.setattr(bpe_fast, "_MOST_OUT", 50_000)
+    monkeypatch.setattr(bpe_coder, "_MOST_OUT", 50_000)
     assert np.array_equal(rich.encode_array(play), expected)
     data = play[:200_000] + b"x" * 150_000 + play[200_000:]  # a piece longer than a part
     assert rich.decode_bytes(rich.encode_array(data)) == data
@@ -197,7 +197,7 @@ def test_a_million_awkward_bytes_give_the_same_ids(kind: str, play, monkeypatch)
 def test_what_is_known_is_bounded_and_changes_nothing(rich, play, monkeypatch) -> None:
     text = play[:300_000] + "中文字符 ".encode() * 50
     expected = rich.encode(text)
-    monkeypatch.setattr(bpe_fast, "_MOST_ENTRIES", 1 << 12)
+    monkeypatch.setattr(bpe_coder, "_MOST_ENTRIES", 1 << 12)
     small = Tokenizer(rich.merges, pattern=rich.pattern)
     assert small.encode(text) == expected
     assert len(small._coder._desk.arrays[desk.TABLE]) <= 4 << 14

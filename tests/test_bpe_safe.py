@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 
-from model import bpe_fast, bpe_plain
+from model import bpe_coder, bpe_fast, bpe_plain
 from model.bpe import Tokenizer
 from model.fast import desk
 
@@ -47,7 +47,7 @@ def _interrupted(work, at: int) -> int:
 
     def watch(frame, event, _):
         nonlocal count
-        inside = frame.f_code.co_filename.endswith(("bpe_fast.py", "desk.py"))
+        inside = frame.f_code.co_filename.endswith(("bpe_coder.py", "desk.py"))
         if inside and event in ("call", "c_call", "c_return", "return"):
             count += 1
             if count == at:
@@ -78,7 +78,7 @@ def is_sound(coder: bpe_fast.Coder) -> bool:
 
 
 def test_an_interrupt_anywhere_leaves_a_sound_tokenizer(trained, expected, monkeypatch) -> None:
-    monkeypatch.setattr(bpe_fast, "_MOST_ENTRIES", 1 << 11)  # so it forgets, too
+    monkeypatch.setattr(bpe_coder, "_MOST_ENTRIES", 1 << 11)  # so it forgets, too
     fresh = Tokenizer(trained.merges)
     total = calls_of(lambda: fresh.encode_array(_TEXT))
     assert total > 100
@@ -199,9 +199,9 @@ def test_what_is_remembered_is_bounded() -> None:
     """2**20 pieces, in a table that is half full."""
     at = desk.Desk()
     at.new_table()
-    while at[desk.LIMIT] < bpe_fast._MOST_ENTRIES:
+    while at[desk.LIMIT] < bpe_coder._MOST_ENTRIES:
         at[desk.USED] = at[desk.LIMIT]
-        bpe_fast._make_room(at)
+        bpe_coder._make_room(at)
     at[desk.USED] = at[desk.LIMIT]
-    bpe_fast._make_room(at)
+    bpe_coder._make_room(at)
     assert (at[desk.LIMIT], at[desk.USED]) == (1 << 11, 0)
