@@ -23,7 +23,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from model import bpe_choice, bpe_file
-from model.bpe_merges import Pair, Progress, to_bytes, why_stopped
+from model.bpe_merges import MOST_TOKENS, Pair, Progress, to_bytes, why_stopped
 from model.split import PATTERN_NAME, PATTERNS, split
 
 END_OF_TEXT = "<|endoftext|>"
@@ -115,9 +115,9 @@ class Tokenizer:
         plain = cls((), special_tokens, pattern=pattern)
         if workers is not None and workers < 1:
             raise ValueError(f"workers {workers}: there must be at least 1")
-        room = vocab_size - plain.vocab_size
-        if room < 0:
-            raise ValueError(f"vocab_size {vocab_size}: it must be at least {plain.vocab_size}")
+        room, least = vocab_size - plain.vocab_size, plain.vocab_size
+        if not least <= vocab_size <= MOST_TOKENS:
+            raise ValueError(f"vocab_size {vocab_size}: it must be {least} to {MOST_TOKENS}")
         program, texts = bpe_choice.for_texts(texts)
         asked = (texts, pattern, plain._byte_tokens, room, min_pair_count, progress, workers)
         merges = program.learn(*asked)

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from model import bpe_plain
+from model.bpe_merges import MOST_TOKENS
 
 WORTH = 16 << 20  # bytes that compiling is worth: some five seconds of the readable program's work
 
@@ -52,7 +53,12 @@ def for_texts(texts: Iterable[Any]) -> tuple[ModuleType, Iterable[Any]]:
 
 
 def coder(made_of: tuple[Any, ...], replace: Callable[[Any], None]) -> Any:
-    """A Coder. One that should be another after some text gives that to `replace`."""
+    """A Coder. One that should be another after some text gives that to `replace`.
+
+    ValueError: too many tokens for either.
+    """
+    if len(made_of[2]) > MOST_TOKENS:
+        raise ValueError(f"{len(made_of[2]):,} tokens: there may be {MOST_TOKENS:,}")
     known = program()
     if known is not bpe_plain or _asked():
         return known.Coder(*made_of)

@@ -27,10 +27,10 @@ from model.fast.desk import Desk
 _OUT = 1 << 15  # tokens for which there is always room
 _MOST_OUT = 1 << 25  # tokens for which room is made at once
 _MOST_KEPT = 1 << 24  # characters of a text whose UTF-8 may be kept as long as the text is
-_MOST_ENTRIES = 1 << 20  # known pieces when encoding: some 90 MB, then it forgets and begins anew
+_MOST_ENTRIES = 1 << 20  # known pieces: some 100 MB, then it forgets and begins anew
 _MOST_POOL = 1 << 23  # int32 for what does not stand in an entry itself
 _FIRST_POOL = 1 << 15
-_SCRATCH = 1 << 12  # int32 for merging within a piece, when it is not in use for a long one
+_SCRATCH = 16 * desk.KEPT  # int32: 7 are enough for each byte of a piece that is merged
 
 
 class Coder:
@@ -48,25 +48,21 @@ class Coder:
         token_bytes: Sequence[bytes],
         pattern: str,
     ) -> None:
-        if len(token_bytes) > desk.NO_TOKEN:
-            raise ValueError(
-                f"{len(token_bytes):,} tokens: compiled, {desk.NO_TOKEN:,} at most. "
-                "Let IGNITE_TOKENIZER be 'reference'"
-            )
         self._made_of = (merges, byte_tokens, token_bytes, pattern)
-        self._lock, self._inside, self._kernels = threading.RLock(), False, kernels()
+        self._lock, self._inside, self._kernels = threading.RLock(), 0, kernels()
         self._desk = work = desk_for(pattern)
         work.lend(desk.BYTE_TOKENS, np.array(byte_tokens, np.int32))
         self._encode, self._address = self._kernels.encode, work.address
         self._token_bytes, self._type = token_bytes, id_type(len(token_bytes))
         work[desk.WIDE] = self._type.itemsize == 4
         flat = np.fromiter(itertools.chain.from_iterable(merges), np.int32, 2 * len(merges))
-        bits = max(1, (2 * len(merges)).bit_length() - 3)  # of the number of lines of eight
+        # 2**bits lines of eight, at most half full: a search that goes on from line to line ends
+        bits = max(1, (2 * len(merges)).bit_length() - 3)
         work.lend(desk.PAIRS, desk.lines(8 << bits))
         work[desk.PAIRS_SHIFT] = 64 - bits
-        made = len(token_bytes) - len(merges)
-        self._kernels.know_merges(work.address, flat.ctypes.data, len(merges), made)
-        work.lend(desk.BYTE_PAIRS, _of_bytes(flat.reshape(-1, 2), byte_tokens, made))
+        first_made = len(token_bytes) - len(merges)
+        self._kernels.know_merges(work.address, flat.ctypes.data, len(merges), first_made)
+        work.lend(desk.BYTE_PAIRS, _of_bytes(flat.reshape(-1, 2), byte_tokens, first_made))
         self._short = self._kernels.encoder(work.address)  # not while the desk is busy
         self._busy = memoryview(work.fields)[desk.BUSY : desk.BUSY + 1]
         self._set_up()
@@ -78,9 +74,9 @@ class Coder:
         self._desk.new_table()
         self._desk.lend(desk.POOL, np.zeros(_FIRST_POOL, np.int32))
         self._desk[desk.POOL_SIZE], self._desk[desk.POOL_USED] = _FIRST_POOL, 0
-        lanes = desk.lines(desk.MANY_LANES * (desk.LANE + 1))
-        lanes[-desk.MANY_LANES :] = lanes.ctypes.data + 8 * desk.LANE * np.arange(desk.MANY_LANES)
-        self._desk.lend(desk.LANES, lanes[-desk.MANY_LANES :])
+        self._lanes = desk.lines(desk.MANY_LANES * desk.LANE)
+        begin = self._lanes.ctypes.data + 8 * desk.LANE * np.arange(desk.MANY_LANES)
+        self._desk.lend(desk.LANES, begin.astype(np.int64))
         self._lend_own()
 
     def _lend_own(self) -> None:
@@ -108,8 +104,8 @@ class Coder:
         with self._lock:
             if self._inside:  # a signal's handler or a finaliser, in the midst of a call
                 return Coder(*self._made_of).encode_array(text)
-            self._inside = True
             try:
+                self._inside = threading.get_ident()
                 if self._busy[0]:
                     self._set_up()
                 self._busy[0] = 1
@@ -117,15 +113,15 @@ class Coder:
                 self._busy[0] = 0
                 return ids
             finally:
-                self._inside = False
+                self._inside = 0
 
     def _encoded(self, data: bytes | int, size: int) -> np.ndarray:
         """The ids of a text, which is given itself or by its address."""
-        work, ready = self._desk, size <= _OUT - desk.SPARE
-        if not ready:  # room for all tokens there could be, of which most is never touched
+        work, fits = self._desk, size <= _OUT - desk.SPARE
+        if not fits:  # room for all tokens there could be, of which most is never touched
             self._lend_out(min(size, _MOST_OUT) + desk.SPARE)
         many = self._encode(self._address, data, size, 0)
-        if ready and many >= 0:
+        if fits and many >= 0:
             return self._out[:many].copy()
         parts = []
         while many < 0:
@@ -137,7 +133,7 @@ class Coder:
         self._lend_own()
         if parts or last is self._out:
             return np.concatenate([*parts, last[:many]])
-        last.resize(many, refcheck=False)
+        last.resize(many, refcheck=False)  # gives back what was not written
         return last
 
     def _lend_out(self, size: int) -> None:
@@ -152,8 +148,12 @@ class Coder:
                 self._desk.lend(desk.NUMBERS, numbers)
 
     def _begin_in_child(self) -> None:
-        """A fork has left us what another thread was at."""
-        self._lock, self._inside, self._busy[0] = threading.RLock(), False, 1
+        """A fork has left us what another thread was at; a call of our own goes on here."""
+        if self._inside == threading.get_ident():
+            return
+        self._lock = threading.RLock()
+        if self._inside:
+            self._inside, self._busy[0] = 0, 1
 
     def _taken(self) -> np.ndarray:
         """Take away what has been encoded so far."""
@@ -243,14 +243,15 @@ def _make_room(work: Desk) -> None:
         work.grow(desk.POOL, desk.POOL_SIZE, work[desk.POOL_USED] + work[desk.NEED])
 
 
-def _of_bytes(pairs: np.ndarray, byte_tokens: Sequence[int], made: int) -> np.ndarray:
+def _of_bytes(pairs: np.ndarray, byte_tokens: Sequence[int], first_made: int) -> np.ndarray:
     """What each pair of bytes makes: element 256 x left + right is a token, or NONE."""
-    byte_of = np.zeros(made, np.int64)
+    byte_of = np.full(first_made, -1)
     byte_of[np.asarray(byte_tokens)] = np.arange(256)
-    known = np.flatnonzero((pairs < made).all(axis=1))
+    known = np.flatnonzero((pairs < first_made).all(axis=1))
+    known = known[(byte_of[pairs[known]] >= 0).all(axis=1)]
     left, right = byte_of[pairs[known]].T
     table = np.full(1 << 16, desk.NONE, np.int32)
-    table[left << 8 | right] = made + known
+    table[left << 8 | right] = first_made + known
     return table
 
 

@@ -23,13 +23,14 @@ from model.split import split
 
 Pair = tuple[int, int]
 Progress = Callable[[int, int | None, str], None]
+MOST_TOKENS = 0x110000  # as there are characters
 
 
 def to_bytes(text: str | bytes | memoryview) -> bytes:
     """The UTF-8 of a text, also of one with lone surrogates, which are not Unicode text."""
     if isinstance(text, str):
-        return text.encode("utf-8", "surrogatepass")
-    return text if isinstance(text, bytes) else bytes(text)
+        return str.encode(text, "utf-8", "surrogatepass")
+    return text if type(text) is bytes else bytes(text)
 
 
 def from_bytes(data: bytes) -> str:

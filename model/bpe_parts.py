@@ -45,9 +45,9 @@ def parts(texts: Iterable[Text]) -> Iterator[Part]:
     documents: list[bytes | memoryview] = []
     size, due = 0, time.monotonic() + _SLOW
     for text in texts:
-        if isinstance(text, memoryview) and len(text) != text.nbytes:
-            text = text.cast("B")
-        elif isinstance(text, str) and len(text) <= _WHOLE:
+        if isinstance(text, memoryview):
+            text = text if len(text) == text.nbytes else text.cast("B")
+        elif not isinstance(text, str) or len(text) <= _WHOLE:
             text = to_bytes(text)
         if len(text) > PART:
             yield from _cut(text)

@@ -29,7 +29,9 @@ from pipeline.engine import log
 from pipeline.store.places import open_store
 from pipeline.store.store import Store
 
-STEPS, MANY = 8, 40  # of training; a machine is lost in the middle of many
+# of training; a machine is lost in the middle of many, which must take longer than a story that
+# waits for another's commands
+STEPS, MANY = 8, 160
 WAIT = 180.0  # seconds without any news; a box takes ten if nothing else is to be done
 
 

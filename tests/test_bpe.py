@@ -100,7 +100,7 @@ def test_training_reports_progress() -> None:
     ("arguments", "message"),
     [
         ({"texts": "one text"}, r"pass \[text\]"),
-        ({"texts": [], "vocab_size": 256}, "at least 257"),
+        ({"texts": [], "vocab_size": 256}, "256: it must be 257 to"),
         ({"texts": [], "special_tokens": ("<|a|>", "<|a|>")}, "only once"),
         ({"texts": [], "special_tokens": ("word",)}, r"<\|word\|>"),
         ({"texts": [], "special_tokens": ("",)}, "special token ''"),

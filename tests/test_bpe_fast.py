@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from oracles import rich_vocabulary, sources
 from pieces import BYTE_TOKENS, awkward_bytes, counted, plainly_counted
 
-from model import bpe_coder, bpe_fast, bpe_plain
+from model import bpe_choice, bpe_coder, bpe_fast, bpe_plain
 from model.bpe import END_OF_TEXT, Tokenizer
 from model.fast import desk
 from model.split import PATTERNS
@@ -147,12 +147,22 @@ def test_pieces_of_any_length_are_merged_side_by_side(both, lengths, letters, se
 
 
 def test_a_vocabulary_that_is_too_large_is_refused() -> None:
+    with pytest.raises(ValueError, match="vocab_size 1114113: it must be 257 to 1114112"):
+        Tokenizer.train(["text"], vocab_size=0x110001)
+
+
+def test_merges_that_make_too_many_tokens_are_refused() -> None:
     class Many(list):
         def __len__(self) -> int:
-            return 1 << 21
+            return 0x110001
 
-    with pytest.raises(ValueError, match="2,097,151 at most"):
-        bpe_fast.Coder([], BYTE_TOKENS, Many(), _MODES[0])
+    with pytest.raises(ValueError, match="1,114,113 tokens: there may be 1,114,112"):
+        bpe_choice.coder(([], BYTE_TOKENS, Many(), _MODES[0]), lambda better: None)
+
+
+def test_a_merge_of_what_is_no_byte_is_no_byte(monkeypatch) -> None:
+    made = ([(256, 256)], [*range(256)], [b"?"] * 258, "gpt2")
+    assert bpe_fast.Coder(*made).encode(b"\0\0") == bpe_plain.Coder(*made).encode(b"\0\0")
 
 
 @pytest.mark.parametrize("text", ["plain", "naïve", "lone \ud800", "\0", ""])

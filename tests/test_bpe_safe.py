@@ -156,6 +156,59 @@ def test_a_child_forked_in_the_midst_of_a_call_encodes(trained, expected, monkey
     assert tokenizer.encode_array(_TEXT).tolist() == expected
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_child_goes_on_with_the_call_in_which_it_was_forked(
+    trained, expected, monkeypatch
+) -> None:
+    tokenizer, give, children = Tokenizer(trained.merges), bpe_fast.Coder._give, []
+
+    def give_and_fork(self, lacking: int) -> None:
+        give(self, lacking)
+        if self is tokenizer._coder and not children:
+            children.append(os.fork())
+            if children == [0]:
+                signal.alarm(60)
+            assert tokenizer.encode("some text") == trained.encode("some text")
+
+    monkeypatch.setattr(bpe_fast.Coder, "_give", give_and_fork)
+    found = tokenizer.encode_array(_TEXT).tolist()
+    if children == [0]:
+        os._exit(0 if found == expected == tokenizer.encode_array(_TEXT).tolist() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+    assert found == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_child_remembers_what_its_parent_knew(trained) -> None:
+    trained.encode("some words that are known by now")
+    known = trained._coder._desk[desk.USED]
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        trained.encode_array("some")
+        os._exit(0 if trained._coder._desk[desk.USED] >= known else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+class _Longer(bytes):
+    def __len__(self) -> int:
+        return 10**8
+
+
+class _Other(str):
+    def encode(self, *_) -> bytes:
+        return b"other"
+
+
+@pytest.mark.parametrize("text", [_Longer(b"some text"), _Other("some text")])
+def test_what_claims_to_be_another_text_is_the_text_that_it_is(trained, text) -> None:
+    plain = bpe_plain.Coder(*trained._coder._made_of)
+    for encode in (trained.encode, trained.encode_array, plain.encode):
+        assert [*encode(text)] == trained.encode("some text")
+    learned = [Tokenizer.train([one] * 3, vocab_size=300).merges for one in (text, "some text")]
+    assert learned[0] == learned[1]
+
+
 def test_a_used_tokenizer_is_copied_and_sent_to_other_processes(trained) -> None:
     trained.encode("used")
     for other in (pickle.loads(pickle.dumps(trained)), copy.deepcopy(trained)):

@@ -40,10 +40,11 @@ INDEX, INDEX_SHIFT, INDEX_USED, WORDS_ROOM = range(49, 53)
 ENOUGH = 53
 # what is between the kernels and Python, see lists.py; where plain pieces end, see plainly.py
 NUMBERS, TEXT_SIZE, BUSY, CALLS, ENDINGS = range(54, 59)
-# what two bytes make, see merge.py
+# what two bytes make (PAIRS: any two tokens), and where each of the lanes is, see merge.py
 BYTE_PAIRS, LANES = 59, 60
 FIELDS = 61
-LANE, MANY_LANES = 80, 4  # int64 of a lane, see merge.py; how many of them there are
+LANE, MANY_LANES = 80, 4  # int64 of a lane; how many lanes there are
+KEPT = 256  # bytes: longer pieces seldom recur and are merged anew each time
 SPARE = 8  # tokens that may be written behind those that count
 NONE = 0x7FFFFFFF  # no token: greater than any
 TOKEN_BITS = 21  # of a token that is encoded
@@ -57,7 +58,7 @@ FULL_OUT, FULL_SCRATCH, FULL_WORDS, PAUSE = range(7, 11)
 
 _FIRST_BITS = 12  # of the number of slots in a new table
 _SLOT = 4  # words of an entry
-_LINE = 8  # words of a line of the processor's memory
+LINE = 8  # words of a line of the processor's memory
 _LARGE_PAGE = 1 << 21  # bytes
 _LARGE = 1 << 23  # bytes: from about here on the C library gives an array pages of its own
 
@@ -120,8 +121,8 @@ def lines(words: int) -> np.ndarray:
             memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             memory.madvise(mmap.MADV_HUGEPAGE)
             return np.frombuffer(memory, np.int64)
-    array = np.zeros(words + _LINE - 1, np.int64)
-    first = -array.ctypes.data // 8 % _LINE
+    array = np.zeros(words + LINE - 1, np.int64)
+    first = -array.ctypes.data // 8 % LINE  # words up to the next line
     return array[first : first + words]
 
 

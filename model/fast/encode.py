@@ -8,6 +8,7 @@ from model.fast.desk import (
     FULL_OUT,
     FULL_SCRATCH,
     FULL_TABLE,
+    KEPT,
     NEED,
     OUT,
     OUT_SIZE,
@@ -19,7 +20,7 @@ from model.fast.desk import (
     TABLE,
     WIDE,
 )
-from model.fast.entries import CACHED, find_or_make, inside, write, write_inside, write_kept
+from model.fast.entries import find_or_make, inside, write, write_inside, write_kept
 from model.fast.memory import bytes_at, ints_at, longs_at, part, seldom, stay_apart
 from model.fast.merge_long import merge_long, scratch_for
 from model.fast.table import SHORT, look_ahead
@@ -51,7 +52,7 @@ def _encode_some(desk, text, at, size, used):
     table = longs_at(desk[TABLE])
     pool, out, wide = bytes_at(desk[POOL]), desk[OUT], desk[WIDE]
     ahead, room, within = longs_at(desk[AHEAD]), desk[OUT_SIZE], inside(wide)
-    pieces = look_ahead(desk, text, at, size, size, CACHED)
+    pieces = look_ahead(desk, text, at, size, size, KEPT)
     need = ahead[4 * pieces - 4] - at + SPARE
     if used + need > room:
         desk[NEED] = need
@@ -59,7 +60,7 @@ def _encode_some(desk, text, at, size, used):
     for i in range(pieces):
         length, entry = ahead[4 * i] - at, 4 * ahead[4 * i + 3]
         low, high = ahead[4 * i + 1], ahead[4 * i + 2]
-        if length > CACHED:
+        if length > KEPT:
             many = _merge(desk, text, at, length)
             if many < 0:
                 return FULL_SCRATCH, at, used

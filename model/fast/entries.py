@@ -1,17 +1,20 @@
 """The known pieces: what stands in an entry of the table, how it is written out, how it is made.
 
-An entry's third word has the number of tokens in its lowest 16 bits. A short piece of few tokens
-has them in the entry as they are written, all that fit, whether or not there are so many: cheaper
-than asking. Of 16 bits there are seven, three above the number and four in the fourth word; of 32
-bits there are three, two in the fourth word and one above the number. Else the fourth word says
-where in the pool the tokens lie, as they are written; for a piece that is no key by itself, behind
-its bytes.
+A short piece of few tokens has them in its entry, as they are written:
+
+    16 bits: third word  n t0 t1 t2    fourth word  t3 t4 t5 t6
+    32 bits: third word  n -  t2       fourth word  t0 t1
+
+and all that fit are written, whether or not there are so many: cheaper than asking. Of others the
+third word is n, the number of tokens, and the fourth says where in the pool they lie, as they are
+written; for a piece that is no key by itself, behind its bytes.
 """
 
 from numba import types
 
 from model.fast.desk import (
     AHEAD,
+    KEPT,
     LANES,
     MANY_LANES,
     NEED,
@@ -41,7 +44,8 @@ from model.fast.merge_long import merge_long
 from model.fast.table import SHORT, find, has_room, keep_bytes, length_of, table_of
 from model.fast.vectors import copy16
 
-CACHED = 256  # bytes: longer pieces seldom recur
+# words of the pool that a piece may take: a token for each byte, its bytes, and what is read behind
+_ROOM = KEPT + KEPT // 4 + SPARE
 _INSIDE, _INSIDE_WIDE = 7, 3  # tokens in an entry
 
 
@@ -94,7 +98,7 @@ def find_or_make(desk, text, at, i, pieces):
     stay_apart()
     entry = _find(desk, text, at, i)
     if longs_at(desk[TABLE])[entry + 1] == 0:
-        desk[NEED] = pieces * (CACHED + (CACHED >> 2) + SPARE)
+        desk[NEED] = pieces * _ROOM
         if not has_room(desk, pieces, desk[NEED]):
             return -1
         _make(desk, text, at, i, pieces)
@@ -115,11 +119,11 @@ def _find(desk, text, at, i):
 def _make(desk, text, at, i, pieces):
     """Make the entries of all pieces from i on that have none and are to be kept."""
     table, ahead = longs_at(desk[TABLE]), longs_at(desk[AHEAD])
-    lanes, busy, made = longs_at(desk[LANES]), 0, ints_at(desk[SCRATCH])
+    lanes, busy, scratch = longs_at(desk[LANES]), 0, ints_at(desk[SCRATCH])
     while busy > 0 or i < pieces:
         while busy < MANY_LANES and i < pieces:
             length = ahead[4 * i] - at
-            if length <= CACHED and table[_find(desk, text, at, i) + 1] == 0:
+            if length <= KEPT and table[_find(desk, text, at, i) + 1] == 0:
                 if length <= FEW:
                     begin(desk, lanes[busy], text, at, length, i)
                     busy += 1
@@ -135,7 +139,7 @@ def _make(desk, text, at, i, pieces):
                 merge(desk, lane, what)
                 which += 1
             else:
-                _enter(desk, text, longs_at(lane)[PIECE], gather(lane, made))
+                _enter(desk, text, longs_at(lane)[PIECE], gather(lane, scratch))
                 busy -= 1
                 lanes[which], lanes[busy] = lanes[busy], lane
 
@@ -144,7 +148,7 @@ def _make(desk, text, at, i, pieces):
 def _enter(desk, text, i, many):
     """Make the entry of piece i, whose tokens are in the scratch; there must be room."""
     table, _, pool = table_of(desk)
-    made, wide, ahead = ints_at(desk[SCRATCH]), desk[WIDE], longs_at(desk[AHEAD])
+    scratch, wide, ahead = ints_at(desk[SCRATCH]), desk[WIDE], longs_at(desk[AHEAD])
     end, low, high = ahead[4 * i], ahead[4 * i + 1], ahead[4 * i + 2]
     length = length_of(high)
     entry = _find(desk, text, end - length, i)
@@ -153,25 +157,28 @@ def _enter(desk, text, i, many):
     table[entry], table[entry + 1] = low, high
     desk[USED] += 1
     if length <= SHORT and many <= inside(wide):
-        _put_inside(table, entry, made, many, wide)
+        _put_inside(table, entry, scratch, many, wide)
         return
     start = table[entry + 3] = desk[POOL_USED]
     table[entry + 2] = many
     if length > SHORT:
         start = keep_bytes(pool, start, text, end - length, length)
-    write(desk[POOL] + 4 * start, wide, 0, made, 0, many)
-    desk[POOL_USED] = start + many
+    write(desk[POOL] + 4 * start, wide, 0, scratch, 0, many)
+    desk[POOL_USED] = start + (many if wide else (many + 1) >> 1)
 
 
 @part
-def _put_inside(table, entry, made, many, wide):
+def _put_inside(table, entry, scratch, many, wide):
     """Give an entry its few tokens."""
-    bits = 32 if wide else 16
     first, rest = many, types.int64(0)
     for i in range(many):
-        token, in_first = value(made, i), i == 2 if wide else i < 3
-        if in_first:
-            first |= token << (32 if wide else 16 * (i + 1))
+        token = value(scratch, i)
+        if wide and i < 2:
+            rest |= token << 32 * i
+        elif wide:
+            first |= token << 32
+        elif i < 3:
+            first |= token << 16 * (i + 1)
         else:
-            rest |= token << bits * (i if wide else i - 3)
+            rest |= token << 16 * (i - 3)
     table[entry + 2], table[entry + 3] = first, rest

@@ -20,8 +20,8 @@ _I64 = ir.IntType(64)
 # A part of a kernel: compiled into each kernel that calls it. No exceptions: a division by zero
 # would be the only one, and nothing here divides.
 part = njit(error_model="numpy", forceinline=True)
-# The same for what is large and seldom called. (It must say no: else it is forced into all that
-# calls it because those are forced into what calls them.)
+# The same for what is large and seldom called: LLVM decides whether it is a part. (numba passes a
+# caller's forceinline on to all that it calls, unless that says False.)
 seldom = njit(error_model="numpy", forceinline=False)
 
 
@@ -117,6 +117,16 @@ def lowest(typing, number):
 
 
 @intrinsic
+def without_lowest(typing, number):
+    """The number without its lowest bit that is 1; 0 stays 0."""
+
+    def build(context, builder, signature, arguments):
+        return builder.and_(arguments[0], builder.sub(arguments[0], _I64(1)))
+
+    return types.int64(types.int64), build
+
+
+@intrinsic
 def highest(typing, number):
     """The place of the highest bit that is 1, or -1."""
 
@@ -128,7 +138,7 @@ def highest(typing, number):
 
 @intrinsic
 def stay_apart(typing):
-    """Let the function in which this stands be no part of those that call it.
+    """Let the function in which this stands never be a part of those that call it.
 
     What is seldom done should not take registers away from a loop in a hurry.
     """

@@ -1,15 +1,15 @@
 """The learned merges as a table: which token does a pair make?
 
-One word holds all of a merge, the pair and what it makes. Eight words are a line of memory, and in
-all of a line the pair is looked for at once. So a look-up takes the same steps whether there is
-something to be found or not: a processor that guesses wrong loses more time than the look-up takes.
+One word holds all of a merge, the pair and what it makes: three tokens of 21 bits, and never 0, as
+what is made is no byte. Eight words are a line of memory, and in all of a line the pair is looked
+for at once. So a look-up takes the same steps whether there is something to be found or not: a
+processor that guesses wrong loses more time than the look-up takes.
 """
 
-from model.fast.desk import NONE, PAIRS, PAIRS_SHIFT, TOKEN_BITS
+from model.fast.desk import LINE, NONE, PAIRS, PAIRS_SHIFT, TOKEN_BITS
 from model.fast.memory import ints_at, longs_at, part, product, seldom, topmost, value
 from model.fast.vectors import among8
 
-_LINE = 8  # words
 _FACTOR = 0x1E3779B97F4A7C15
 
 
@@ -20,8 +20,8 @@ def _key(left, right):
 
 @part
 def _line(key, shift):
-    """Where the line of a pair begins, of 2 ** (64 - shift)."""
-    return topmost(product(key, _FACTOR), shift) * _LINE
+    """The first word of the line where a pair is looked for first; there are 2 ** (64 - shift)."""
+    return topmost(product(key, _FACTOR), shift) * LINE
 
 
 @part
@@ -38,26 +38,22 @@ def made_of(pairs, shift, left, right):
 @seldom
 def _beyond(pairs, shift, line, key):
     """What a pair makes whose line is full, or 0."""
-    mask, made = (_LINE << (64 - shift)) - 1, -1
+    mask, made = (LINE << (64 - shift)) - 1, -1
     while made < 0:
-        line = (line + _LINE) & mask
+        line = (line + LINE) & mask
         made = among8(pairs, line, TOKEN_BITS, key)
     return made
 
 
 def know_merges(desk_address, merges_address, many, first_made):
-    """Kernel: fill the empty table of pairs; merge i makes token first_made + i.
-
-    Returns how many different pairs there are.
-    """
+    """Kernel: fill the empty table of pairs; merge i makes token first_made + i."""
     desk, merges = longs_at(desk_address), ints_at(merges_address)
-    pairs, shift, different = longs_at(desk[PAIRS]), desk[PAIRS_SHIFT], 0
-    mask = (_LINE << (64 - shift)) - 1
+    pairs, shift = longs_at(desk[PAIRS]), desk[PAIRS_SHIFT]
+    mask = (LINE << (64 - shift)) - 1
     for i in range(many):
         key = _key(value(merges, 2 * i), value(merges, 2 * i + 1))
         place = _line(key, shift)
         while pairs[place] != 0 and pairs[place] >> TOKEN_BITS != key:
             place = (place + 1) & mask
-        different += 1 if pairs[place] == 0 else 0
         pairs[place] = key << TOKEN_BITS | first_made + i
-    return different
+    return 0

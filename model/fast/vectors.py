@@ -121,9 +121,9 @@ def least64(typing, numbers):
 
 @intrinsic
 def among8(typing, pointer, at, bits, key):
-    """What the one of eight int64 says in its lowest `bits` whose others are the key.
+    """The lowest `bits` of that one of eight int64 whose other bits are the key.
 
-    0 if there is none and one of the eight is 0, -1 if there is none and none is 0.
+    If there is none: 0 if one of the eight is 0, else -1.
     """
 
     def build(context, builder, signature, arguments):
