@@ -58,7 +58,7 @@ class Coder:
         flat = np.fromiter(itertools.chain.from_iterable(merges), np.int32, 2 * len(merges))
         # 2**bits lines of eight, at most half full: a search that goes on from line to line ends
         bits = max(1, (2 * len(merges)).bit_length() - 3)
-        work.lend(desk.PAIRS, desk.lines(8 << bits))
+        work.lend(desk.PAIRS, desk.lines(desk.LINE << bits))
         work[desk.PAIRS_SHIFT] = 64 - bits
         first_made = len(token_bytes) - len(merges)
         self._kernels.know_merges(work.address, flat.ctypes.data, len(merges), first_made)

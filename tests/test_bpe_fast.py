@@ -160,7 +160,7 @@ def test_merges_that_make_too_many_tokens_are_refused() -> None:
         bpe_choice.coder(([], BYTE_TOKENS, Many(), _MODES[0]), lambda better: None)
 
 
-def test_a_merge_of_what_is_no_byte_is_no_byte(monkeypatch) -> None:
+def test_a_merge_of_what_is_no_byte_is_no_byte() -> None:
     made = ([(256, 256)], [*range(256)], [b"?"] * 258, "gpt2")
     assert bpe_fast.Coder(*made).encode(b"\0\0") == bpe_plain.Coder(*made).encode(b"\0\0")
 

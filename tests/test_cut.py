@@ -11,8 +11,7 @@ from model.bpe_merges import from_bytes
 from model.cut import next_cut, safe_cut
 from model.split import PATTERNS, split
 
-# of each kind, length and trap; bytes that are no UTF-8; and what the rules speak of
-
+# what the rules speak of
 _WORDS = [b"word", b" the", b"\n\n  ", b"  \n", b"'re ", b"'S\n", b"don't ", b"1234567 ", b"a "]
 texts = st.lists(
     st.sampled_from([c.encode() for c in TELLING + "\v"] + BROKEN + _WORDS)

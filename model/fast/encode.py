@@ -64,7 +64,7 @@ def _encode_some(desk, text, at, size, used):
             many = _merge(desk, text, at, length)
             if many < 0:
                 return FULL_SCRATCH, at, used
-            used = write(out, wide, used, ints_at(desk[SCRATCH]), 0, many)
+            used = write(out, wide, used, ints_at(desk[SCRATCH]), many)
             at += length
             continue
         if table[entry + 1] != high or table[entry] != low or length > SHORT:

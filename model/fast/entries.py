@@ -79,16 +79,16 @@ def write_kept(out, wide, used, pool, start, many):
 
 
 @part
-def write(out, wide, used, tokens, start, many):
+def write(out, wide, used, tokens, many):
     """Append `many` tokens; returns how many there are now."""
     if wide:
         ints = ints_at(out)
         for i in range(many):
-            ints[used + i] = tokens[start + i]
+            ints[used + i] = tokens[i]
     else:
         shorts = shorts_at(out)
         for i in range(many):
-            shorts[used + i] = tokens[start + i]
+            shorts[used + i] = tokens[i]
     return used + many
 
 
@@ -163,7 +163,7 @@ def _enter(desk, text, i, many):
     table[entry + 2] = many
     if length > SHORT:
         start = keep_bytes(pool, start, text, end - length, length)
-    write(desk[POOL] + 4 * start, wide, 0, scratch, 0, many)
+    write(desk[POOL] + 4 * start, wide, 0, scratch, many)
     desk[POOL_USED] = start + (many if wide else (many + 1) >> 1)
 
 

@@ -1,4 +1,4 @@
-"""Apply learned merges to short pieces: the smallest token that can be candidates, leftmost first.
+"""Apply learned merges to short pieces: the smallest token that can be made, leftmost first.
 
 Each step of a piece waits for the step before: for what it has stored, and for the table of merges.
 So several pieces are merged at a time, each in a lane of its own, one step of each in turn, and the

@@ -7,10 +7,9 @@ processor that guesses wrong loses more time than the look-up takes.
 """
 
 from model.fast.desk import LINE, NONE, PAIRS, PAIRS_SHIFT, TOKEN_BITS
-from model.fast.memory import ints_at, longs_at, part, product, seldom, topmost, value
+from model.fast.memory import ints_at, longs_at, part, seldom, value
+from model.fast.pairs import slot_of
 from model.fast.vectors import among8
-
-_FACTOR = 0x1E3779B97F4A7C15
 
 
 @part
@@ -21,7 +20,7 @@ def _key(left, right):
 @part
 def _line(key, shift):
     """The first word of the line where a pair is looked for first; there are 2 ** (64 - shift)."""
-    return topmost(product(key, _FACTOR), shift) * LINE
+    return slot_of(key, shift) * LINE
 
 
 @part
