@@ -1,44 +1,69 @@
-"""Three ways to attend, forward and backward on this processor: which is fastest where?
+"""Three ways to rotate and attend, forward and backward on this processor: which is fastest where?
 
-    python bench/attention.py
+    GOMP_SPINCOUNT=10000 python bench/attention.py
 
-Same 4,096 tokens, 4 heads of 32 channels, in windows of 128, 256 and 512; all in turn, medians.
-Written out, torch's fused kernel (both in model/attention.py, which chooses) and a block of queries
-at a time (model/blockwise.py). ``ratio`` is how often the last fits into each of the others.
+Of the product of queries, keys and values what a layer's last product reads. Same 4,096 tokens, 4
+heads of 32 channels, in windows of 128, 256 and 512; all in turn, medians. Attention written out,
+torch's fused kernel (both in model/attention.py, with the rotation of model/embeddings.py) and all
+in one, compiled (model/attention_fast.py). ``ratio`` is how often the last fits into each.
 """
 
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from common import save
+from torch import Tensor
 
 from model.attention import attention, fused_attention
-from model.blockwise import blockwise_attention
+from model.attention_fast import rotated_attention
+from model.embeddings import rotary_table, rotate
+from pipeline.machine import keep_freed_memory
 
 TOKENS, HEADS, SIZE, REPEATS = 4096, 4, 32, 15
-WAYS = {"written out": attention, "fused": fused_attention, "blockwise": blockwise_attention}
 
 
-def seconds(attend, qkv_BHTK, gradient_BHTK) -> float:
+def in_steps(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """As model/attention.py does it where nothing is compiled."""
+
+    def way(qkv_BTNK: Tensor, heads: int, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+        q_BTHK, k_BTHK, v_BTHK = qkv_BTNK.split(heads, dim=2)
+        tables = cos_TK[:, None], sin_TK[:, None]
+        parts = rotate(q_BTHK, *tables), rotate(k_BTHK, *tables), v_BTHK
+        return attend(*(part.transpose(1, 2) for part in parts)).transpose(1, 2).contiguous()
+
+    return way
+
+
+WAYS = {
+    "written out": in_steps(attention),
+    "fused": in_steps(fused_attention),
+    "compiled": rotated_attention,
+}
+
+
+def seconds(way: Callable[..., Tensor], qkv: Tensor, given: Tensor, tables: list[Tensor]) -> float:
     start = time.perf_counter()
-    torch.autograd.grad(attend(*qkv_BHTK.split(HEADS, dim=1)), qkv_BHTK, gradient_BHTK)
+    torch.autograd.grad(way(qkv, HEADS, *tables), qkv, given)
     return time.perf_counter() - start
 
 
 def main() -> None:
+    keep_freed_memory()
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         for window in (128, 256, 512):
             shape = (TOKENS // window, window, 3 * HEADS, SIZE)
-            qkv_BHTK = torch.randn(shape, dtype=dtype).transpose(1, 2).requires_grad_()
-            gradient_BHTK = torch.randn_like(qkv_BHTK[:, :HEADS])
+            qkv_BTNK = torch.randn(shape, dtype=dtype).requires_grad_()
+            given_BTHK = torch.randn_like(qkv_BTNK[:, :, :HEADS])
+            tables = [table.to(dtype) for table in rotary_table(window, SIZE, 10_000.0)]
             taken: dict[str, list[float]] = {name: [] for name in WAYS}
             for _ in range(REPEATS):
-                for name, attend in WAYS.items():
-                    taken[name].append(seconds(attend, qkv_BHTK, gradient_BHTK))
+                for name, way in WAYS.items():
+                    taken[name].append(seconds(way, qkv_BTNK, given_BTHK, tables))
             medians = {name: 1000 * statistics.median(values) for name, values in taken.items()}
-            ratio = {name: value / medians["blockwise"] for name, value in medians.items()}
+            ratio = {name: value / medians["compiled"] for name, value in medians.items()}
             row = {"type": str(dtype), "window": window, "milliseconds": medians, "ratio": ratio}
             rows.append(row)
             print(row)

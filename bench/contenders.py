@@ -43,11 +43,12 @@ def stream(vocab: int) -> np.ndarray:
 
 
 def ours(shape: Shape, dtype: str, device: torch.device, compiled: bool = False) -> Step:
+    from model.attention_fast import rotated_attention
     from model.batches import Batches
     from model.config import ModelConfig, TrainConfig
     from model.gpt import GPT
     from model.trainer import Trainer
-    from pipeline.machine import allow_tf32
+    from pipeline.machine import allow_tf32, keep_freed_memory
 
     allow_tf32(device)
     config = ModelConfig(
@@ -56,6 +57,10 @@ def ours(shape: Shape, dtype: str, device: torch.device, compiled: bool = False)
     train = TrainConfig(steps=1000, batch=shape.batch, lr=1e-3)
     model = GPT(config, shape.vocab)
     model.compute_dtype, model.compiled = DTYPES[dtype], compiled
+    if device.type == "cpu":  # as the stage train does
+        keep_freed_memory()
+        if not compiled:
+            model.attend_in_one(rotated_attention)
     batches = Batches(stream(shape.vocab), shape.context, shape.batch, 0)
     trainer = Trainer(model, train, batches, micro_batch=shape.micro_batch, device=device)
     return lambda: trainer.run_step().loss_there

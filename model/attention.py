@@ -8,15 +8,15 @@ fused into one kernel that works block by block (``fused_attention``) it grows w
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.blockwise import blockwise_attention
 from model.config import ModelConfig
-from model.embeddings import rotate, split_rotated
+from model.embeddings import rotate
 from model.layers import Linear, Norm
 
 
@@ -60,6 +60,8 @@ class Attention(nn.Module):
         # one product for queries, keys and values: [q heads | k heads | v heads]
         self.qkv = Linear(config.width, 3 * config.width, config.bias)
         self.out = Linear(config.width, config.width, config.bias)
+        # rotation and attention in one, of q, k and v together, where that is compiled
+        self.in_one: Callable[[Tensor, int, Tensor, Tensor], Tensor] | None = None
         self.q_norm = self.k_norm = None
         if config.qk_norm:
             # keeps the scores bounded, so that 16-bit training cannot blow up
@@ -76,26 +78,22 @@ class Attention(nn.Module):
     ) -> Tensor:
         batch, time, width = x_BTD.shape
         qkv_BTNK = self.qkv(x_BTD).view(batch, time, 3 * self.heads, -1)
-        if x_BTD.is_cpu and self.q_norm is None and not torch.compiler.is_compiling():
-            parts = split_rotated(qkv_BTNK, self.heads, *rotary)
-        else:  # elsewhere the compiler makes one pass of all this
-            q_BTHK, k_BTHK, v_BTHK = qkv_BTNK.split(self.heads, dim=2)
-            if self.q_norm is not None and self.k_norm is not None:
-                q_BTHK = self.q_norm(q_BTHK, x_BTD.dtype)
-                k_BTHK = self.k_norm(k_BTHK, x_BTD.dtype)
-            turn_T1K = tuple(table_TK[:, None] for table_TK in rotary)
-            parts = rotate(q_BTHK, *turn_T1K), rotate(k_BTHK, *turn_T1K), v_BTHK
+        dropout = self.dropout if self.training else 0.0
+        if self.in_one and cache is None and self.q_norm is None and not dropout:
+            y_BTHK = self.in_one(qkv_BTNK, self.heads, *rotary)
+            return self.out(y_BTHK.flatten(2))
+        q_BTHK, k_BTHK, v_BTHK = qkv_BTNK.split(self.heads, dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BTHK = self.q_norm(q_BTHK, x_BTD.dtype)
+            k_BTHK = self.k_norm(k_BTHK, x_BTD.dtype)
+        turn_T1K = tuple(table_TK[:, None] for table_TK in rotary)
+        parts = rotate(q_BTHK, *turn_T1K), rotate(k_BTHK, *turn_T1K), v_BTHK
         q_BHTK, k_BHTK, v_BHTK = (part.transpose(1, 2) for part in parts)
         past = 0
         if cache is not None:
             past = cache.length
             k_BHTK, v_BHTK = cache.append(layer, k_BHTK, v_BHTK)
-        dropout = self.dropout if self.training else 0.0
-        attend = fused_attention
-        if x_BTD.is_cpu and x_BTD.dtype == torch.bfloat16 and time <= 512 and not dropout:
-            # torch's fused kernel takes more than twice as long there (bench/attention.py)
-            attend = blockwise_attention
-        y_BHTK = attend(q_BHTK, k_BHTK, v_BHTK, past, dropout)
+        y_BHTK = fused_attention(q_BHTK, k_BHTK, v_BHTK, past, dropout)
         return self.out(y_BHTK.transpose(1, 2).reshape(batch, time, width))
 
 

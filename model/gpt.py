@@ -7,7 +7,7 @@ also say how to recognise it (Press and Wolf 2017, arXiv:1608.05859). Cost per t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ class GPT(nn.Module):
     ``compiled`` says whether training runs through torch.compile: the same formulas in fewer passes
     over memory, for some seconds before the first step. What is compiled are a few blocks, which
     serve for all, because blocks differ in their weights alone. All three are settings of the
-    machine, not of the model: the same weights run in any.
+    machine, not of the model: the same weights run in any. So is ``attend_in_one``.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int, seed: int = 0) -> None:
@@ -149,6 +149,14 @@ class GPT(nn.Module):
                 if isinstance(module, Linear):
                     module.to(self.compute_dtype)
         return self.requires_grad_(False)
+
+    def attend_in_one(self, attend: Callable[[Tensor, int, Tensor, Tensor], Tensor]) -> None:
+        """Let layers rotate and attend by one function of [q | k | v], where they are alone in it.
+
+        Alone: without a cache, without norms of queries and keys, without dropout of weights.
+        """
+        for block in self.blocks:
+            block.attention.in_one = attend
 
     def _run_blocks(
         self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], masks: Masks | None

@@ -1,9 +1,12 @@
-"""Whether training runs through torch.compile here, and why not where it does not.
+"""Whether training is compiled here, and why not where it does not.
 
-Compiled, a block's many small passes over memory become few, which is worth a third to a half of
-the speed on a GPU and nothing on a CPU (bench/results). It takes up to a minute before the first
-step, so ``auto`` leaves short runs alone: what decides is the work of the whole recipe, not what is
-left of it, because a resumed run must compute as it began to, to the last bit.
+On a GPU by torch.compile: a block's many small passes over memory become few, which is worth a
+third to a half of the speed. It takes up to a minute before the first step. On a CPU torch.compile
+is worth nothing (bench/results), but attention of our own is (model/attention_fast.py); it takes
+some seconds, once on a machine.
+
+``auto`` leaves short runs alone: what decides is the work of the whole recipe, not what is left of
+it, because a resumed run must compute as it began to, to the last bit.
 """
 
 import importlib.util
@@ -14,7 +17,8 @@ import torch
 from model.config import ModelConfig, TrainConfig
 from pipeline.cards import flops_per_token
 
-WORTH = 5e15  # operations of a run; minutes on the slowest GPU that can compile
+# operations of a run that is worth it; minutes on the slowest GPU that can compile
+WORTH = {"cuda": 5e15, "cpu": 1e13}
 
 
 def work(model: ModelConfig, train: TrainConfig, vocab_size: int) -> float:
@@ -32,6 +36,10 @@ def resolve_compile(
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     triton = importlib.util.find_spec("triton") is not None
     chosen, why = choose_compile(asked, device.type, capability, triton, operations)
+    if chosen and device.type == "cpu" and (why := _no_kernels()):
+        if asked == "on":
+            raise ValueError(f"--compile on: {why}. Use --compile off")
+        chosen = False
     if why:
         note(f"not compiled: {why}")
     return chosen
@@ -41,7 +49,7 @@ def choose_compile(
     asked: str, kind: str, capability: tuple[int, int] | None, triton: bool, operations: float
 ) -> tuple[bool, str]:
     """The choice, and why it is no if that is worth saying."""
-    if asked == "off" or (asked == "auto" and (kind != "cuda" or operations < WORTH)):
+    if asked == "off" or (asked == "auto" and operations < WORTH.get(kind, float("inf"))):
         return False, ""
     why = _cannot(kind, capability, triton)
     if why and asked == "on":
@@ -58,4 +66,15 @@ def _cannot(kind: str, capability: tuple[int, int] | None, triton: bool) -> str:
         return f"torch.compile needs compute capability 7.0, and this GPU has {version}"
     if not triton:
         return "the package triton is not installed (torch for Windows comes without)"
+    return ""
+
+
+def _no_kernels() -> str:
+    """Why our kernels do not work on this CPU; nothing if they do. They are compiled if need be."""
+    try:
+        from model.fast.build import attention_kernels
+
+        attention_kernels()
+    except Exception as error:  # numba and LLVM have many, and none is worth a run
+        return " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return ""

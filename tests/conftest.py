@@ -16,11 +16,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_configure(config) -> None:
-    """Compile the tokenizer before there are workers: once, and not in the midst of a test."""
+    """Compile what is compiled before there are workers: once, and not in the midst of a test."""
     if not hasattr(config, "workerinput"):
-        from model.fast.build import kernels
+        from model.fast.build import attention_kernels, kernels
 
         kernels()
+        attention_kernels()
 
 
 @pytest.fixture(scope="session")

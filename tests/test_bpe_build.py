@@ -25,8 +25,8 @@ def test_a_later_process_needs_no_compiler() -> None:
 def alone(monkeypatch, tmp_path) -> Path:
     """A machine that keeps nothing yet, whose compiler is quick: it gives the code made before."""
     build.kernels()
-    code = kept.read(build._name())
-    monkeypatch.setattr(build, "_compile", lambda: code)
+    code = kept.read(build._name("tokenizer"))
+    monkeypatch.setattr(build, "_compile", lambda program: code)
     monkeypatch.setenv("IGNITE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     return tmp_path
@@ -101,10 +101,10 @@ def test_of_those_that_begin_at_once_one_compiles(alone, monkeypatch, capsys) ->
     compiled, waiting = [], threading.Event()
     quick, wait = build._compile, kept._wait
 
-    def compile_slowly() -> bytes:
+    def compile_slowly(program: str) -> bytes:
         compiled.append(1)
         assert waiting.wait(60)
-        return quick()
+        return quick(program)
 
     def wait_for_turn(take) -> None:
         def attempt() -> None:
@@ -124,7 +124,7 @@ def test_of_those_that_begin_at_once_one_compiles(alone, monkeypatch, capsys) ->
     for thread in threads:
         thread.join()
     assert compiled == [1]
-    assert capsys.readouterr().err.count("another process compiles the tokenizer") == 1
+    assert capsys.readouterr().err.count("another process is compiling") == 1
 
 
 def test_patience_with_another_process_ends(alone, monkeypatch, capsys) -> None:
@@ -132,7 +132,7 @@ def test_patience_with_another_process_ends(alone, monkeypatch, capsys) -> None:
     with kept.turn():
         load()
     told = capsys.readouterr().err
-    assert "another process compiles the tokenizer; waiting" in told and "compiled in" in told
+    assert "another process is compiling; waiting" in told and "compiled in" in told
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""torch.compile: chosen where it can and is worth it, and the same numbers as without."""
+"""Compiling: chosen where it can be and is worth it, and the same numbers as without."""
 
 import shutil
 from dataclasses import replace
@@ -12,19 +12,21 @@ from pipeline import recipe
 from pipeline.compiling import WORTH, choose_compile, resolve_compile, work
 
 CARD = (8, 6)
+LONG = WORTH["cuda"]
 
 
 @pytest.mark.parametrize(
     ("kind", "capability", "operations", "chosen"),
     [
-        ("cuda", CARD, 2 * WORTH, True),
-        ("cuda", (7, 0), 2 * WORTH, True),
-        ("cuda", CARD, WORTH / 2, False),
-        ("cpu", None, 2 * WORTH, False),
-        ("mps", None, 2 * WORTH, False),
+        ("cuda", CARD, 2 * LONG, True),
+        ("cuda", (7, 0), 2 * LONG, True),
+        ("cuda", CARD, LONG / 2, False),
+        ("cpu", None, 2 * WORTH["cpu"], True),
+        ("cpu", None, WORTH["cpu"] / 2, False),
+        ("mps", None, 2 * LONG, False),
     ],
 )
-def test_auto_compiles_long_runs_on_gpus_without_words(kind, capability, operations, chosen):
+def test_auto_compiles_long_runs_without_words(kind, capability, operations, chosen):
     assert choose_compile("auto", kind, capability, True, operations) == (chosen, "")
 
 
@@ -36,11 +38,11 @@ def test_auto_compiles_long_runs_on_gpus_without_words(kind, capability, operati
     ],
 )
 def test_what_cannot_be_compiled_is_told_once_or_refused(capability, triton, words):
-    chosen, why = choose_compile("auto", "cuda", capability, triton, 2 * WORTH)
+    chosen, why = choose_compile("auto", "cuda", capability, triton, 2 * LONG)
     assert not chosen and words in why
     with pytest.raises(ValueError, match=r"--compile on: .*Use --compile off"):
         choose_compile("on", "cuda", capability, triton, 0)
-    assert choose_compile("off", "cuda", capability, triton, 2 * WORTH) == (False, "")
+    assert choose_compile("off", "cuda", capability, triton, 2 * LONG) == (False, "")
     assert choose_compile("auto", "cuda", capability, triton, 0) == (False, "")
 
 
@@ -56,10 +58,23 @@ def test_the_choice_is_one_of_the_recipe_and_not_of_what_is_left_of_it():
     told = []
     train = recipe.load("medium").train
     whole = work(SIZES["medium"], train, 32_000)
-    assert whole > WORTH
-    assert not resolve_compile("auto", torch.device("cpu"), whole, told.append)
+    assert whole > LONG
+    assert resolve_compile("auto", torch.device("cpu"), whole, told.append)
     assert told == []
-    assert work(SIZES["tiny"], recipe.load("tiny").train, 1024) < WORTH
+    assert WORTH["cpu"] < work(SIZES["tiny"], recipe.load("tiny").train, 1024) < LONG
+
+
+def test_a_cpu_on_which_nothing_can_be_compiled(monkeypatch):
+    def fail():
+        raise ImportError("No module named 'numba'")
+
+    monkeypatch.setattr("model.fast.build.attention_kernels", fail)
+    told, cpu = [], torch.device("cpu")
+    assert not resolve_compile("auto", cpu, 2 * WORTH["cpu"], told.append)
+    assert told == ["not compiled: ImportError: No module named 'numba'"]
+    with pytest.raises(ValueError, match=r"--compile on: ImportError: .*Use --compile off"):
+        resolve_compile("on", cpu, 0, told.append)
+    assert not resolve_compile("auto", cpu, 0, told.append) and len(told) == 1
 
 
 # of torch's own, when its compiler is loaded

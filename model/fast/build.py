@@ -5,14 +5,16 @@ seconds and 70 MB, so the code is kept in this machine's cache; later processes 
 alone in some 50 ms. Nothing else is kept, least of all a pickle (numba's own cache is one): a kept
 file is a line of JSON, with the sha256 of the code behind it.
 
-The file's name is a digest of all that the code depends on: the kernels' sources, numba, LLVM, the
-processor. Of processes that begin at once one compiles, and the others wait for it. A cache that
-cannot be written costs the compilation in each process, and no error.
+There are two programs, each compiled as a whole: the tokenizer, and attention for training on a
+CPU. A file's name is a digest of all that its code depends on: the kernels' sources, numba, LLVM,
+the processor. Of processes that begin at once one compiles, and the others wait for it. A cache
+that cannot be written costs the compilation in each process, and no error.
 """
 
 import ctypes
 import functools
 import hashlib
+import importlib
 import sys
 import time
 from collections.abc import Callable
@@ -21,22 +23,30 @@ from pathlib import Path
 
 from model.fast import kept
 
-# each kernel's module and the number of its arguments, all int64, as is what it returns
-KERNELS = {
-    "count": ("count", 4),
-    "absorb": ("count", 3),
-    "move_index": ("count", 3),
-    "move": ("table", 3),
-    "move_pairs": ("pairs", 3),
-    "begin": ("learn", 2),
-    "learn": ("learn", 3),
-    "know_merges": ("rules", 4),
-    "encode": ("encode", 4),
-    "measure": ("decode", 4),
-    "decode": ("decode", 5),
-    "encode_short": ("lists", 2),
-    "fill_list": ("lists", 5),
-    "read_list": ("lists", 4),
+# of each program its kernels: the module of each, and the number of its arguments, all int64, as is
+# what it returns
+PROGRAMS = {
+    "tokenizer": {
+        "count": ("count", 4),
+        "absorb": ("count", 3),
+        "move_index": ("count", 3),
+        "move": ("table", 3),
+        "move_pairs": ("pairs", 3),
+        "begin": ("learn", 2),
+        "learn": ("learn", 3),
+        "know_merges": ("rules", 4),
+        "encode": ("encode", 4),
+        "measure": ("decode", 4),
+        "decode": ("decode", 5),
+        "encode_short": ("lists", 2),
+        "fill_list": ("lists", 5),
+        "read_list": ("lists", 4),
+    },
+    "attention": {
+        "room": ("attend", 2),
+        "attend": ("attend", 11),
+        "attend_back": ("attend", 13),
+    },
 }
 # what kernels call of the interpreter's stable interface
 _OF_PYTHON = ("PyLong_AsLongLong", "PyUnicode_GetLength", "PyUnicode_AsUTF8AndSize")
@@ -63,10 +73,10 @@ class Kernels:
     To `encode` a bytes object may stand for its address.
     """
 
-    def __init__(self, engine: object, addresses: dict[str, int]) -> None:
+    def __init__(self, engine: object, program: str, addresses: dict[str, int]) -> None:
         self._engine = engine  # owns the code
         for name, address in addresses.items():
-            module, many = KERNELS[name]
+            module, many = PROGRAMS[program][name]
             arguments = [ctypes.c_int64] * many
             if name == "encode":
                 arguments[1] = ctypes.c_void_p
@@ -74,7 +84,8 @@ class Kernels:
                 arguments[1] = ctypes.py_object
             kind = ctypes.PYFUNCTYPE if module == "lists" else ctypes.CFUNCTYPE
             setattr(self, name, kind(ctypes.c_int64, *arguments)(address))
-        self._short = _Method(b"encode_short", addresses["encode_short"], _METH_O, None)
+        if program == "tokenizer":
+            self._short = _Method(b"encode_short", addresses["encode_short"], _METH_O, None)
 
     def encoder(self, desk_address: int) -> Callable[[object], list[int]]:
         """`encode_short` of a desk, as a function of Python, which is called ten times as fast.
@@ -90,25 +101,36 @@ class Kernels:
 
 @functools.cache
 def kernels() -> Kernels:
-    """The kernels of this process. Raises whatever numba and LLVM raise where they do not work."""
-    name = _name()
+    """The tokenizer's. Raises whatever numba and LLVM raise where they do not work."""
+    return _of("tokenizer")
+
+
+@functools.cache
+def attention_kernels() -> Kernels:
+    """Those for attention; the same is true of them."""
+    return _of("attention")
+
+
+def _of(program: str) -> Kernels:
+    name = _name(program)
     code = kept.read(name)
     if code is None:
         with kept.turn():
-            code = kept.read(name) or _made(name)
-    return _load(code)
+            code = kept.read(name) or _made(program, name)
+    return _load(program, code)
 
 
 def are_kept() -> bool:
-    """Are they compiled already?"""
-    return kernels.cache_info().currsize > 0 or kept.read(_name()) is not None
+    """Is the tokenizer's program compiled already?"""
+    return kernels.cache_info().currsize > 0 or kept.read(_name("tokenizer")) is not None
 
 
-def _made(name: str) -> bytes:
+def _made(program: str, name: str) -> bytes:
     """The code, compiled now, and kept where it can be."""
-    print("compiling the tokenizer, once on this machine ...", file=sys.stderr, flush=True)
+    what = {"tokenizer": "the tokenizer", "attention": "attention for this CPU"}[program]
+    print(f"compiling {what}, once on this machine ...", file=sys.stderr, flush=True)
     started = time.monotonic()
-    code = _compile()
+    code = _compile(program)
     where = "; no folder to keep it in: let IGNITE_CACHE name one"
     where = "" if kept.write(name, code) else where
     print(f"compiled in {time.monotonic() - started:.1f} s{where}", file=sys.stderr, flush=True)
@@ -116,12 +138,12 @@ def _made(name: str) -> bytes:
 
 
 @functools.cache
-def _name() -> str:
+def _name(program: str) -> str:
     """A digest of all that the machine code depends on."""
     import llvmlite
     import llvmlite.binding as llvm
 
-    parts = [llvmlite.__version__, llvm.get_process_triple()]
+    parts = [program, llvmlite.__version__, llvm.get_process_triple()]
     parts += [llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
     digest = hashlib.sha256("\n".join(parts).encode())
     sources = sorted(Path(__file__).parent.glob("*.py"))
@@ -133,18 +155,15 @@ def _name() -> str:
     return f"{digest.hexdigest()[:32]}.kernels"
 
 
-def _compile() -> bytes:
-    """Machine code of all kernels, each under its own name."""
+def _compile(program: str) -> bytes:
+    """Machine code of all its kernels, each under its own name."""
     import llvmlite.binding as llvm
 
-    from model.fast import count, decode, encode, learn, lists, pairs, rules, table
-
-    modules = {"count": count, "decode": decode, "encode": encode}
-    modules |= {"learn": learn, "lists": lists, "pairs": pairs, "rules": rules, "table": table}
     whole = llvm.parse_assembly("")
     llvm.add_symbol("encode", 1)  # numba insists on an address, before the two kernels are linked
-    for name, (module, arguments) in KERNELS.items():
-        whole.link_in(_translate(getattr(modules[module], name), arguments))
+    for name, (module, arguments) in PROGRAMS[program].items():
+        function = getattr(importlib.import_module(f"model.fast.{module}"), name)
+        whole.link_in(_translate(function, arguments))
     machine = _machine()
     tuning = llvm.create_pipeline_tuning_options(speed_level=3)
     passes = llvm.create_pass_builder(machine, tuning)
@@ -183,7 +202,7 @@ def _machine() -> object:
     )
 
 
-def _load(code: bytes) -> Kernels:
+def _load(program: str, code: bytes) -> Kernels:
     """Put machine code into memory."""
     import llvmlite.binding as llvm
 
@@ -193,4 +212,5 @@ def _load(code: bytes) -> Kernels:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    return Kernels(engine, {name: engine.get_function_address(name) for name in KERNELS})
+    addresses = {name: engine.get_function_address(name) for name in PROGRAMS[program]}
+    return Kernels(engine, program, addresses)

@@ -60,7 +60,7 @@ def _wait(take: Callable[[], object]) -> None:
             return
         except BlockingIOError:
             if not told:
-                print("another process compiles the tokenizer; waiting for it", file=sys.stderr)
+                print("another process is compiling; waiting for it", file=sys.stderr)
             told = True
             time.sleep(0.05)
 

@@ -42,6 +42,7 @@ bytes_at = _pointer(types.uint8)
 shorts_at = _pointer(types.uint16)
 ints_at = _pointer(types.int32)
 longs_at = _pointer(types.int64)
+floats_at = _pointer(types.float32)
 
 
 @part

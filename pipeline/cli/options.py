@@ -120,7 +120,7 @@ def machine_options(command: Callable) -> Callable:
             "--compile",
             type=click.Choice(["auto", "on", "off"]),
             default="auto",
-            help="Train through torch.compile; auto: on a GPU, if the run is long enough.",
+            help="Compile what trains; auto: if the run is long enough.",
         ),
         click.option(
             "--activation-checkpointing",

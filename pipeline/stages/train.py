@@ -23,6 +23,7 @@ from pipeline.machine import (
     Machine,
     allow_tf32,
     be_deterministic,
+    keep_freed_memory,
     resolve_device,
     resolve_precision,
 )
@@ -86,6 +87,8 @@ def prepared(job: Job, team: Alone) -> Trainer:
         torch.cuda.set_device(device)
     require_code(str(device))
     allow_tf32(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     if machine.deterministic:
         be_deterministic()
     if machine.sharding == "on":
@@ -96,8 +99,19 @@ def prepared(job: Job, team: Alone) -> Trainer:
     trainer = build(job, device, team)
     trainer.model.compute_dtype = resolve_precision(machine.precision, device)
     fit(trainer, machine)
-    trainer.model.compiled = machine.compile == "on"
+    if machine.compile == "on":
+        compile_for(device, trainer.model)
     return trainer
+
+
+def compile_for(device: torch.device, model: GPT) -> None:
+    """Compile what is worth it there: on a CPU our attention, elsewhere what torch makes of us."""
+    if device.type == "cpu":
+        from model.attention_fast import rotated_attention
+
+        model.attend_in_one(rotated_attention)
+    else:
+        model.compiled = True
 
 
 def build(job: Job, device: torch.device, team: Alone) -> Trainer:
