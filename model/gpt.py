@@ -158,6 +158,10 @@ class GPT(nn.Module):
         for block in self.blocks:
             block.attention.in_one = attend
 
+    @property
+    def attends_in_one(self) -> bool:
+        return self.blocks[0].attention.in_one is not None
+
     def _run_blocks(
         self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], masks: Masks | None
     ) -> Tensor:

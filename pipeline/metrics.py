@@ -132,6 +132,7 @@ class Segment:
                 "machine": platform.node() or "host",
                 "device": peaks.device_name(trainer.device),
                 "precision": str(trainer.model.compute_dtype).removeprefix("torch."),
+                "compiled": trainer.model.compiled or trainer.model.attends_in_one,
                 "micro_batch": trainer.micro_batch,
                 "world_size": self.meter.devices,
                 "threads": torch.get_num_threads(),

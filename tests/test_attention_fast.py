@@ -191,6 +191,97 @@ def test_what_is_interrupted_waits_for_the_other_threads(monkeypatch) -> None:
     assert ended == [True]
 
 
+def bad(**changes):
+    """Arguments of which one does not fit the others."""
+    qkv, _, cos, sin = (tensor.float() for tensor in inputs((1, 8, 2, 4)))
+    return tuple(({"qkv": qkv, "heads": 2, "cos": cos, "sin": sin} | changes).values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"qkv": torch.zeros(1, 8, 6, 4, dtype=torch.float16)},
+        {"qkv": torch.zeros(1, 8, 6, 4, dtype=torch.float64)},
+        {"qkv": torch.zeros(1, 8, 6, 4, device="meta")},
+        {"qkv": torch.zeros(1, 9, 6, 4)},
+        {"heads": 1},
+        {"qkv": torch.zeros(1, 8, 6, 3), "cos": torch.zeros(8, 3), "sin": torch.zeros(8, 3)},
+        {"sin": torch.zeros(7, 4)},
+    ],
+)
+def test_what_would_be_misread_is_refused(changes) -> None:
+    with pytest.raises(ValueError, match=r"it must be float32|\[B, T, 3 heads, K\]"):
+        rotated_attention(*bad(**changes))
+
+
+def test_tensors_that_lie_otherwise_in_memory() -> None:
+    qkv, given, *tables = (tensor.float() for tensor in inputs((2, 20, 2, 6)))
+    plain = found(rotated_attention, (qkv, given, *tables), torch.float32)
+    turned = qkv.transpose(0, 2).contiguous().transpose(0, 2).requires_grad_()
+    y = rotated_attention(turned, 2, *tables)
+    other = given.neg().transpose(1, 3).contiguous().transpose(1, 3)
+    gradient = torch.autograd.grad(y, turned, torch._neg_view(other))[0]
+    assert torch.equal(y, plain[0]) and torch.equal(gradient, plain[1])
+
+
+def test_room_is_float32_whatever_torch_makes_by_default() -> None:
+    given = inputs((1, 70, 2, 64))
+    expected = found(rotated_attention, given, torch.bfloat16)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        again = found(rotated_attention, given, torch.bfloat16)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(one, other) for one, other in zip(expected, again))
+
+
+def test_a_gradient_of_the_gradient_is_refused() -> None:
+    qkv, given, *tables = (tensor.float() for tensor in inputs((1, 8, 2, 4)))
+    y = rotated_attention(qkv.requires_grad_(), 2, *tables)
+    (gradient,) = torch.autograd.grad(y, qkv, given.requires_grad_(), create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_where_no_thread_can_be_had_there_is_one_at_least(monkeypatch) -> None:
+    given, before = inputs((2, 30, 4, 8)), torch.get_num_threads()
+    expected = found(rotated_attention, given, torch.float32)
+
+    class Full:
+        def submit(self, work):
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("model.attention_fast._threads", lambda process: Full())
+    torch.set_num_threads(3)
+    try:
+        again = found(rotated_attention, given, torch.float32)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(expected, again))
+
+
+def test_threads_that_are_the_first_to_need_the_kernels() -> None:
+    """Each may load them, and only one's are remembered: code must live while it runs."""
+    code = """
+import threading, torch
+from test_attention_fast import SHAPES, check
+threads = [threading.Thread(target=check, args=(SHAPES[0],)) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("done")
+"""
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parent)])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    for _ in range(3):
+        told = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+        )
+        assert (told.returncode, told.stdout) == (0, "done\n"), told.stderr
+
+
 def test_a_forked_process_has_threads_of_its_own() -> None:
     given, before = inputs((2, 30, 4, 8)), torch.get_num_threads()
     torch.set_num_threads(2)

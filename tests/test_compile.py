@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pipelines import MACHINE, run, toy_engine
 from test_trainer import SHAPE, TRAIN, losses, trainer
 
 from model.config import SIZES
@@ -75,6 +76,15 @@ def test_a_cpu_on_which_nothing_can_be_compiled(monkeypatch):
     with pytest.raises(ValueError, match=r"--compile on: ImportError: .*Use --compile off"):
         resolve_compile("on", cpu, 0, told.append)
     assert not resolve_compile("auto", cpu, 0, told.append) and len(told) == 1
+
+
+@pytest.mark.parametrize("setting", ["model.qk_norm=true", "model.attention_dropout=0.1"])
+def test_what_attention_on_a_cpu_cannot_do_compiled(tmp_path, corpus, setting):
+    engine = toy_engine(tmp_path / "store", corpus, setting)
+    with pytest.raises(ValueError, match=r"--compile on: .* without model\..*Use --compile off"):
+        run(engine, "train", replace(MACHINE, compile="on"))
+    _, told = run(engine, "train", MACHINE)
+    assert "compiled" not in told
 
 
 # of torch's own, when its compiler is loaded

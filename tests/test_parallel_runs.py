@@ -62,16 +62,18 @@ def means(engine) -> tuple[dict[str, torch.Tensor], list[float]]:
     return weights, [look["loss"] for look in history["validation"]]
 
 
-def test_the_same_two_processes_end_with_the_same_bytes(tmp_path, corpus, stop_at):
+@pytest.mark.parametrize("compile", ["off", "on"])
+def test_the_same_two_processes_end_with_the_same_bytes(tmp_path, corpus, stop_at, compile):
     straight, stopped = (toy_engine(tmp_path / name, corpus) for name in ("one", "two"))
-    run(straight, machine=TWO)
+    machine = replace(TWO, compile=compile)
+    run(straight, machine=machine)
     with pytest.raises(Interrupted):
-        run(stopped, machine=TWO, stopping=stop_at(5))
-    run(stopped, machine=TWO)
+        run(stopped, machine=machine, stopping=stop_at(5))
+    run(stopped, machine=machine)
     assert digests(straight) == digests(stopped)
     _, segments = result(stopped)
     assert [(part["from"], part["to"]) for part in segments] == [(1, 5), (6, 12)]
-    assert {part["world_size"] for part in segments} == {2}
+    assert {(part["world_size"], part["compiled"]) for part in segments} == {(2, compile == "on")}
 
 
 def test_one_process_two_in_parts_and_one_again(tmp_path, corpus, stop_at):

@@ -251,6 +251,7 @@ def test_a_part_in_words():
         "steps 1 to 1,200 on gpu-box, cpu, float16, threads 4, micro-batch 8, "
         "24,000 tokens/s in 1:15, MFU 31.0% of a measured peak"
     )
+    assert ", 2 processes, compiled, micro-batch 8, " in segment(PART | {"compiled": True})
 
 
 # the story of a log

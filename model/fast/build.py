@@ -83,7 +83,9 @@ class Kernels:
             elif module == "lists":
                 arguments[1] = ctypes.py_object
             kind = ctypes.PYFUNCTYPE if module == "lists" else ctypes.CFUNCTYPE
-            setattr(self, name, kind(ctypes.c_int64, *arguments)(address))
+            function = kind(ctypes.c_int64, *arguments)(address)
+            function.engine = engine  # whoever has but the function keeps its code as well
+            setattr(self, name, function)
         if program == "tokenizer":
             self._short = _Method(b"encode_short", addresses["encode_short"], _METH_O, None)
 

@@ -38,5 +38,6 @@ def main() -> None:
     # Torch's threads wait for work without rest for some milliseconds, if nothing else was said
     # before it is loaded. They take the cores from whatever else has work: attention of ours,
     # which is a sixth faster without, and other programs. This is a tenth of a millisecond.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     run_command(cli, "pipeline")

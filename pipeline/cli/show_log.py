@@ -37,6 +37,8 @@ def segment(told: dict[str, Any]) -> str:
         parts.append(f"threads {told['threads']}")
     if told["world_size"] > 1:
         parts.append(f"{told['world_size']} processes")
+    if told.get("compiled"):  # older runs did not say
+        parts.append("compiled")
     parts.append(f"micro-batch {told['micro_batch']}")
     parts.append(f"{told['tokens_per_second']:,} tokens/s in {human_seconds(told['seconds'])}")
     if told["mfu"] is not None:

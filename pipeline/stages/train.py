@@ -72,8 +72,17 @@ def chosen_compile(machine: Machine, context: Context, vocab_size: int) -> bool:
         if machine.compile == "on":
             raise ValueError("--compile on: not with --sharding on. Use --compile off")
         return False
-    whole = work(context.recipe.model, context.recipe.train, vocab_size)
-    return resolve_compile(machine.compile, resolve_device(machine.device), whole, context.note)
+    device, model = resolve_device(machine.device), context.recipe.model
+    without = [name for name in ("qk_norm", "attention_dropout") if getattr(model, name)]
+    if device.type == "cpu" and without:
+        if machine.compile == "on":
+            raise ValueError(
+                f"--compile on: attention compiled for a CPU is without model.{without[0]}. "
+                "Use --compile off"
+            )
+        return False
+    whole = work(model, context.recipe.train, vocab_size)
+    return resolve_compile(machine.compile, device, whole, context.note)
 
 
 def prepared(job: Job, team: Alone) -> Trainer:
