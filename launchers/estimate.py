@@ -36,8 +36,8 @@ _TEAM = 0.9  # of several cards' speeds together; assumed: no two have been trie
 _RECOMPUTING = 4 / 3  # the work of a step with activation checkpointing
 
 # operations a second of a CPU's core at 256 wide: bench/results/train_cpu.json, an EPYC's two
-_CORE = {"bf16": 110e9, "fp32": 64e9}
-_CORE_WIDE, _CORE_NARROWING = 256, 0.85  # tiny reached 61e9 in bf16: bench/results/tiny.json
+_CORE = {"bf16": 146e9, "fp32": 81e9}
+_CORE_WIDE, _CORE_NARROWING = 256, 0.85  # tiny reached 80e9 in bf16: bench/results/tiny.json
 
 # the other stages: bench/results/stdlib.json, two cores
 _STARTS = 20.0  # seconds that six stages take to begin
