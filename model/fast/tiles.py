@@ -14,6 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from model.fast.memory import seldom, stay_apart
+from model.fast.vectors import all_of, repeated
 
 _WIDE = llvm.get_host_cpu_features().get("avx512f", False)
 LANES = 16 if _WIDE else 8
@@ -27,16 +28,6 @@ _LOG2_E = 1.4426950408889634
 # 2^r for r in [-1/2, 1/2], by its Taylor series: off by no more than float32 is
 _POWERS = (1.5403530e-4, 1.3333558e-3, 9.6181291e-3, 5.5504109e-2, 2.4022651e-1, 6.9314718e-1, 1.0)
 LOWEST = -3.4e38
-
-
-def _all(number: float, kind: ir.VectorType = _FLOATS) -> ir.Constant:
-    return ir.Constant(kind, [number] * LANES)
-
-
-def _repeated(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
-    undefined = ir.Constant(_FLOATS, ir.Undefined)
-    first = builder.insert_element(undefined, number, _I32(0))
-    return builder.shuffle_vector(first, undefined, _all(0, _INTS))
 
 
 def _place(builder: ir.IRBuilder, pointer: ir.Value, at: ir.Value) -> ir.Value:
@@ -63,14 +54,16 @@ def _vectors(builder: ir.IRBuilder, many: ir.Value):
 
 def _exponential(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     """e^x for x not above 0: 2 to the nearest whole number, times 2 to what is left."""
-    power = builder.fmul(x, _all(_LOG2_E))
-    power = builder.select(builder.fcmp_ordered("<", power, _all(-126.0)), _all(-126.0), power)
-    whole = builder.fptosi(builder.fsub(power, _all(0.5)), _INTS)  # cut off towards zero
+    power = builder.fmul(x, all_of(_LOG2_E, _FLOATS))
+    power = builder.select(
+        builder.fcmp_ordered("<", power, all_of(-126.0, _FLOATS)), all_of(-126.0, _FLOATS), power
+    )
+    whole = builder.fptosi(builder.fsub(power, all_of(0.5, _FLOATS)), _INTS)  # cut off towards zero
     rest = builder.fsub(power, builder.sitofp(whole, _FLOATS))
-    result = _all(_POWERS[0])
+    result = all_of(_POWERS[0], _FLOATS)
     for factor in _POWERS[1:]:
-        result = _plus_product(builder, _all(factor), result, rest)
-    exponent = builder.shl(builder.add(whole, _all(127, _INTS)), _all(23, _INTS))
+        result = _plus_product(builder, all_of(factor, _FLOATS), result, rest)
+    exponent = builder.shl(builder.add(whole, all_of(127, _INTS)), all_of(23, _INTS))
     return builder.fmul(result, builder.bitcast(exponent, _FLOATS))
 
 
@@ -84,7 +77,9 @@ def _tile(add: bool):
                 (row, vector): builder.add(builder.mul(c_row, _I64(row)), _I64(vector * LANES))
                 for row, vector in places
             }
-            sums = {place: cgutils.alloca_once_value(builder, _all(0.0)) for place in places}
+            sums = {
+                place: cgutils.alloca_once_value(builder, all_of(0.0, _FLOATS)) for place in places
+            }
             rows = [builder.gep(a, [builder.mul(a_row, _I64(row))]) for row in range(ROWS)]
             with cgutils.for_range(builder, length, intp=_I64) as loop:
                 begin = builder.mul(loop.index, b_step)
@@ -95,7 +90,7 @@ def _tile(add: bool):
                 ]
                 for row, pointer in enumerate(rows):
                     number = builder.load(builder.gep(pointer, [across]), align=4)
-                    of_a = _repeated(builder, number)
+                    of_a = repeated(builder, number, _FLOATS)
                     for vector in range(_VECTORS):
                         place = sums[row, vector]
                         total = _plus_product(builder, builder.load(place), of_a, of_b[vector])
@@ -149,7 +144,7 @@ def largest(typing, row, many):
         def larger(one: ir.Value, other: ir.Value) -> ir.Value:
             return builder.select(builder.fcmp_ordered(">", one, other), one, other)
 
-        best = cgutils.alloca_once_value(builder, _all(LOWEST))
+        best = cgutils.alloca_once_value(builder, all_of(LOWEST, _FLOATS))
         with _vectors(builder, many) as (at, _):
             builder.store(larger(_load(builder, row, at), builder.load(best)), best)
         return _reduced(builder, builder.load(best), larger)
@@ -163,8 +158,8 @@ def exponentials(typing, row, many, shift):
 
     def build(context, builder, signature, arguments):
         row, many, shift = arguments
-        total = cgutils.alloca_once_value(builder, _all(0.0))
-        shift = _repeated(builder, shift)
+        total = cgutils.alloca_once_value(builder, all_of(0.0, _FLOATS))
+        shift = repeated(builder, shift, _FLOATS)
         with _vectors(builder, many) as (at, _):
             result = _exponential(builder, builder.fsub(_load(builder, row, at), shift))
             _store(builder, row, at, result)
@@ -180,7 +175,7 @@ def weigh(typing, scores, changes, many, shift, mean):
 
     def build(context, builder, signature, arguments):
         scores, changes, many, shift, mean = arguments
-        shift, mean = _repeated(builder, shift), _repeated(builder, mean)
+        shift, mean = repeated(builder, shift, _FLOATS), repeated(builder, mean, _FLOATS)
         with _vectors(builder, many) as (at, _):
             weight = _exponential(builder, builder.fsub(_load(builder, scores, at), shift))
             _store(builder, scores, at, weight)

@@ -12,14 +12,16 @@ _BLOCK, _LARGE_BLOCK = ir.VectorType(ir.IntType(8), 16), ir.VectorType(ir.IntTyp
 _INTS, _LONGS = ir.VectorType(_I32, 64), ir.VectorType(_I64, 8)
 
 
-def _all(number: int, kind: ir.VectorType = _BLOCK) -> ir.Constant:
+def all_of(number: float, kind: ir.VectorType = _BLOCK) -> ir.Constant:
+    """A vector of the same number everywhere."""
     return ir.Constant(kind, [number] * kind.count)
 
 
-def _repeated(builder: ir.IRBuilder, number: ir.Value, kind: ir.VectorType) -> ir.Value:
+def repeated(builder: ir.IRBuilder, number: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """The same of a number that is known when the kernel runs."""
     undefined = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(undefined, number, _I32(0))
-    return builder.shuffle_vector(first, undefined, _all(0, ir.VectorType(_I32, kind.count)))
+    return builder.shuffle_vector(first, undefined, all_of(0, ir.VectorType(_I32, kind.count)))
 
 
 def _half(which: int) -> Callable:
@@ -33,9 +35,9 @@ def _half(which: int) -> Callable:
         def build(context, builder, signature, arguments):
             place = builder.gep(arguments[0], [arguments[1]])
             block = builder.load(builder.bitcast(place, _BLOCK.as_pointer()), align=1)
-            ends = _repeated(builder, builder.trunc(arguments[2], ir.IntType(8)), _BLOCK)
+            ends = repeated(builder, builder.trunc(arguments[2], ir.IntType(8)), _BLOCK)
             inside = builder.icmp_unsigned("<", ir.Constant(_BLOCK, list(range(16))), ends)
-            kept = builder.select(inside, block, _all(0))
+            kept = builder.select(inside, block, all_of(0))
             halves = builder.bitcast(kept, ir.VectorType(_I64, 2))
             return builder.extract_element(halves, _I32(which))
 
@@ -80,13 +82,13 @@ def _run16(is_other: Callable) -> Callable:
 
 
 def _no_letter(builder: ir.IRBuilder, block: ir.Value) -> ir.Value:
-    small = builder.or_(block, _all(0x20, block.type))
-    from_a = builder.sub(small, _all(ord("a"), block.type))
-    return builder.icmp_unsigned(">=", from_a, _all(26, block.type))
+    small = builder.or_(block, all_of(0x20, block.type))
+    from_a = builder.sub(small, all_of(ord("a"), block.type))
+    return builder.icmp_unsigned(">=", from_a, all_of(26, block.type))
 
 
 def _no_blank(builder: ir.IRBuilder, block: ir.Value) -> ir.Value:
-    return builder.icmp_unsigned("!=", block, _all(0x20))
+    return builder.icmp_unsigned("!=", block, all_of(0x20))
 
 
 letters16 = _run16(_no_letter)  # ASCII letters
@@ -129,8 +131,8 @@ def among8(typing, pointer, at, bits, key):
     def build(context, builder, signature, arguments):
         place = builder.gep(arguments[0], [arguments[1]])
         block = builder.load(builder.bitcast(place, _LONGS.as_pointer()), align=8)
-        bits, key = (_repeated(builder, number, _LONGS) for number in arguments[2:])
-        zero, one = _all(0, _LONGS), _all(1, _LONGS)
+        bits, key = (repeated(builder, number, _LONGS) for number in arguments[2:])
+        zero, one = all_of(0, _LONGS), all_of(1, _LONGS)
         same = builder.icmp_unsigned("==", builder.lshr(block, bits), key)
         low = builder.sub(builder.shl(one, bits), one)
         kept = builder.select(same, builder.and_(block, low), zero)
