@@ -1,14 +1,18 @@
 """Which recipe is best? Runs every row of a list, and never looks at the bytes that are reported.
 
     python bench/sweep.py tinyshakespeare.txt bench/sweeps/small.toml [--jobs 8] [--seeds 1]
+        [--parts 9,4]
 
 Of the text only the first nine tenths are used: rows train on nine tenths of those, and are scored
-on the last one. A row is a name and settings laid over the list's own and the size's recipe. Rows
-run side by side in one store, so that what they share is made once. Figures are those of the stage
-`evaluate`; runs that share a machine say nothing of speed.
+on the one that is left. That is number 9, the last, or each of those that `--parts` names, because
+what is best for one passage need not be for another. A row is a name and settings laid over the
+list's own and the size's recipe. Rows run side by side in one store, so that what they share is
+made once. Figures are those of the stage `evaluate`; runs that share a machine say nothing of
+speed.
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -30,6 +34,16 @@ def command(text: Path, store: Path, size: str, settings: list[str], upto: str) 
     for setting in settings:
         words += ["--set", setting]
     return [sys.executable, "-c", main, *words, "--threads", "1"]
+
+
+def with_part_last(text: bytes, part: int) -> bytes:
+    """The text with its tenth of that number at the end, where a run holds out what it scores.
+
+    Cut at ends of lines, so that no line and no letter is torn.
+    """
+    edges = [text.rfind(b"\n", 0, len(text) * i // 10 + 1) + 1 for i in range(1, 10)]
+    begin, end = ([0, *edges, len(text)][i] for i in (part, part + 1))
+    return text[:begin] + text[end:] + text[begin:end]
 
 
 def one_run(words: list[str], limit: float, machine: list[str]) -> dict[str, Any]:
@@ -63,29 +77,30 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--parts", default="9", help="tenths to be scored on, in turn")
     parser.add_argument("--limit", type=float, default=3600, help="seconds for all of it")
     parser.add_argument("--machine", default="", help="options of the machine, such as --device")
     parser.add_argument("--dry", action="store_true", help="do not write a result")
     options = parser.parse_args()
     listed = tomllib.loads(options.rows.read_text(encoding="utf-8"))
     end = time.monotonic() + options.limit
+    parts = [int(part) for part in options.parts.split(",")]
     with tempfile.TemporaryDirectory() as folder:
-        text, store = Path(folder) / "selection.txt", Path(folder) / "store"
-        whole = options.corpus.read_bytes()
-        text.write_bytes(whole[: int(len(whole) * SELECTION)])
+        store, whole = Path(folder) / "store", options.corpus.read_bytes()
+        texts = {part: Path(folder) / f"part-{part}.txt" for part in parts}
+        for part, text in texts.items():
+            text.write_bytes(with_part_last(whole[: int(len(whole) * SELECTION)], part))
 
-        def measure(row: dict[str, Any], seed: int) -> dict[str, Any]:
+        def measure(row: dict[str, Any], seed: int, part: int) -> dict[str, Any]:
             settings = [*listed.get("set", []), *row["set"], f"train.seed={seed}"]
-            words = command(text, store, listed["size"], settings, "evaluate")
+            words = command(texts[part], store, listed["size"], settings, "evaluate")
             found = one_run(words, max(1, end - time.monotonic()), options.machine.split())
-            print(row["name"], seed, found, flush=True)
-            return {"seed": seed, **found}
+            print(row["name"], seed, part, found, flush=True)
+            return {"seed": seed, "part": part, **found}
 
         with ThreadPoolExecutor(options.jobs) as pool:
-            work = [
-                [pool.submit(measure, row, seed) for seed in range(options.seeds)]
-                for row in listed["row"]
-            ]
+            runs = list(itertools.product(range(options.seeds), parts))
+            work = [[pool.submit(measure, row, *run) for run in runs] for row in listed["row"]]
             results = [
                 {**row, "runs": [future.result() for future in futures]}
                 for row, futures in zip(listed["row"], work)

@@ -1,6 +1,7 @@
 """Scripts that need a machine of their own still run here, at toy size: ``pytest -m slow``."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,7 @@ def test_a_sweep(tmp_path):
     row = '[[row]]\nname = "base"\nset = []\n[[row]]\nname = "bad"\nset = ["train.lr=-1"]\n'
     rows.write_text(f'size = "tiny"\nset = {json.dumps(toy)}\n{row}')
     corpus = write_corpus(tmp_path / "text.txt", words=4000)
-    told = bench("sweep.py", corpus, rows, "--dry", "--machine=--device cpu")
-    assert "base 0 {'bits_per_byte':" in told
-    assert "bad 0 {'failed': " in told and "train.lr" in told
+    told = bench("sweep.py", corpus, rows, "--dry", "--machine=--device cpu", "--parts=9,0")
+    scores = [re.search(rf"base 0 {part} {{'bits_per_byte': ([^,]+),", told) for part in (9, 0)]
+    assert all(scores) and scores[0][1] != scores[1][1]
+    assert "bad 0 9 {'failed': " in told and "train.lr" in told
