@@ -114,7 +114,7 @@ def test_more_than_code_is_asked_about(store, monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
         told = pipeline(*words)
         assert told.code == 1 and "Aborted" in told.err
-        assert "  train.lr 0.004 -> 0.001" in told.out and "Is it the same result" in told.out
+        assert "  train.lr 0.003 -> 0.001" in told.out and "Is it the same result" in told.out
         assert states(store, "--set", "train.lr=1e-3")["train"] == "to run"
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert pipeline(*words).code == 0
@@ -288,7 +288,7 @@ def test_training_goes_on_under_another_rate(half, corpus):
     assert told.code == 0, told.err
     lines = told.out.splitlines()
     assert lines[0].startswith(f"compared with {old[:12]} (step {step}, ")
-    assert lines[1:-1] == ["  train.lr 0.004 -> 0.001"]
+    assert lines[1:-1] == ["  train.lr 0.003 -> 0.001"]
     assert lines[-1] == f"train: the next `pipeline run` goes on from step {step} of {old[:12]}"
     state = log.read(local_store(half), key_of(half))
     assert {entry.kind for entry in state.checkpoints} == {"adopt"} and state.owner is None

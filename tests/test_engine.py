@@ -90,7 +90,7 @@ def test_explain_names_the_setting_with_both_values(finished, corpus):
     other = toy_engine(finished.store.root, corpus, "train.lr=1e-4")
     train = planned(other, "train")
     lines = show.explain(other, train, show.other_logs(other, train))
-    assert any("train.lr 0.004 -> 0.0001" in line for line in lines), lines
+    assert any("train.lr 0.003 -> 0.0001" in line for line in lines), lines
 
 
 @pytest.mark.parametrize(
