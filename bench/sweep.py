@@ -43,6 +43,8 @@ def with_part_last(text: bytes, part: int) -> bytes:
     """
     edges = [text.rfind(b"\n", 0, len(text) * i // 10 + 1) + 1 for i in range(1, 10)]
     begin, end = ([0, *edges, len(text)][i] for i in (part, part + 1))
+    if not 0 < end - begin < len(text) / 2:
+        raise SystemExit(f"tenth {part} of the text cannot be held out: its lines are too long")
     return text[:begin] + text[end:] + text[begin:end]
 
 

@@ -69,6 +69,7 @@ def test_a_sweep(tmp_path):
     row = '[[row]]\nname = "base"\nset = []\n[[row]]\nname = "bad"\nset = ["train.lr=-1"]\n'
     rows.write_text(f'size = "tiny"\nset = {json.dumps(toy)}\n{row}')
     corpus = write_corpus(tmp_path / "text.txt", words=4000)
+    corpus.write_text(corpus.read_text(encoding="utf-8").replace(" ", "\n"), encoding="utf-8")
     told = bench("sweep.py", corpus, rows, "--dry", "--machine=--device cpu", "--parts=9,0")
     scores = [re.search(rf"base 0 {part} {{'bits_per_byte': ([^,]+),", told) for part in (9, 0)]
     assert all(scores) and scores[0][1] != scores[1][1]
