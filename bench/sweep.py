@@ -1,7 +1,7 @@
 """Which recipe is best? Runs every row of a list, and never looks at the bytes that are reported.
 
     python bench/sweep.py tinyshakespeare.txt bench/sweeps/small.toml [--jobs 8] [--seeds 1]
-        [--parts 9,4]
+        [--parts 9 4]
 
 Of the text only the first nine tenths are used: rows train on nine tenths of those, and are scored
 on the one that is left. That is number 9, the last, or each of those that `--parts` names, because
@@ -79,19 +79,26 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--parts", default="9", help="tenths to be scored on, in turn")
+    parser.add_argument(
+        "--parts",
+        type=int,
+        nargs="+",
+        choices=range(10),
+        default=[9],
+        help="tenths to be scored on",
+    )
     parser.add_argument("--limit", type=float, default=3600, help="seconds for all of it")
     parser.add_argument("--machine", default="", help="options of the machine, such as --device")
     parser.add_argument("--dry", action="store_true", help="do not write a result")
     options = parser.parse_args()
     listed = tomllib.loads(options.rows.read_text(encoding="utf-8"))
     end = time.monotonic() + options.limit
-    parts = [int(part) for part in options.parts.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         store, whole = Path(folder) / "store", options.corpus.read_bytes()
-        texts = {part: Path(folder) / f"part-{part}.txt" for part in parts}
+        selection = whole[: int(len(whole) * SELECTION)]
+        texts = {part: Path(folder) / f"part-{part}.txt" for part in options.parts}
         for part, text in texts.items():
-            text.write_bytes(with_part_last(whole[: int(len(whole) * SELECTION)], part))
+            text.write_bytes(with_part_last(selection, part))
 
         def measure(row: dict[str, Any], seed: int, part: int) -> dict[str, Any]:
             settings = [*listed.get("set", []), *row["set"], f"train.seed={seed}"]
@@ -101,7 +108,7 @@ def main() -> None:
             return {"seed": seed, "part": part, **found}
 
         with ThreadPoolExecutor(options.jobs) as pool:
-            runs = list(itertools.product(range(options.seeds), parts))
+            runs = list(itertools.product(range(options.seeds), options.parts))
             work = [[pool.submit(measure, row, *run) for run in runs] for row in listed["row"]]
             results = [
                 {**row, "runs": [future.result() for future in futures]}

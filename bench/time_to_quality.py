@@ -23,6 +23,8 @@ from typing import Any
 
 from common import ROOT, result_file, save
 
+from pipeline.recipe import load
+
 RECIPE = (
     "--device=cpu --compile=False --eval_iters=20 --log_interval=100 --block_size=64 "
     "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 "
@@ -58,15 +60,13 @@ def nanogpt(folder: Path, corpus: Path) -> dict[str, Any]:
 
 def ours(corpus: Path, goal: float) -> dict[str, Any]:
     """Seconds of steps until a look is as good as the goal."""
-    from pipeline.recipe import load
-
-    tiny = load("tiny")
     with tempfile.TemporaryDirectory() as store:
         command = [Path(sys.executable).with_name("pipeline"), "run", "train", "--size", "tiny"]
         command += ["--data", corpus, "--store", store, "--set", "train.eval_every=20"]
         subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
         lines = result_file(store, "train", "metrics.jsonl").read_text(encoding="utf-8")
     seconds = 0.0
+    tiny = load("tiny")
     tokens = tiny.train.batch * tiny.model.context  # a step
     for line in map(json.loads, lines.splitlines()):
         if "bits_per_byte" in line and line["bits_per_byte"] <= goal:

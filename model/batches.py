@@ -15,6 +15,8 @@ what else points to the next.
 import numpy as np
 
 _MASK64 = (1 << 64) - 1
+# SplitMix64: what a state grows by, and what its mixing multiplies by
+_GROWTH, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def random_bits(*keys: int) -> int:
@@ -25,19 +27,19 @@ def random_bits(*keys: int) -> int:
     """
     state = 0
     for key in keys:
-        state = (state + (key & _MASK64) + 0x9E3779B97F4A7C15) & _MASK64
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
+        state = (state + (key & _MASK64) + _GROWTH) & _MASK64
+        state = ((state ^ (state >> 30)) * _FIRST) & _MASK64
+        state = ((state ^ (state >> 27)) * _SECOND) & _MASK64
         state ^= state >> 31
     return state
 
 
 def random_stream(key: int, count: int) -> np.ndarray:
     """The first ``count`` numbers of SplitMix64 from the seed ``key``, uint64."""
-    states = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    states = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GROWTH)
     states += np.uint64(key)
-    states = (states ^ (states >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    states = (states ^ (states >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    states = (states ^ (states >> np.uint64(30))) * np.uint64(_FIRST)
+    states = (states ^ (states >> np.uint64(27))) * np.uint64(_SECOND)
     return states ^ (states >> np.uint64(31))
 
 

@@ -70,7 +70,7 @@ def test_a_sweep(tmp_path):
     rows.write_text(f'size = "tiny"\nset = {json.dumps(toy)}\n{row}')
     corpus = write_corpus(tmp_path / "text.txt", words=4000)
     corpus.write_text(corpus.read_text(encoding="utf-8").replace(" ", "\n"), encoding="utf-8")
-    told = bench("sweep.py", corpus, rows, "--dry", "--machine=--device cpu", "--parts=9,0")
+    told = bench("sweep.py", corpus, rows, "--dry", "--machine=--device cpu", "--parts", 9, 0)
     scores = [re.search(rf"base 0 {part} {{'bits_per_byte': ([^,]+),", told) for part in (9, 0)]
     assert all(scores) and scores[0][1] != scores[1][1]
     assert "bad 0 9 {'failed': " in told and "train.lr" in told
