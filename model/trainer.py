@@ -93,7 +93,11 @@ class Trainer:
         loss, norm = self._gradients()
         scale = self.peak * learning_rate(self.step, self.train)
         if not self._scaled or self.scaler.finite(norm):
+            # not in float16, whose range is too small for Muon
+            narrow = self.model.compute_dtype == torch.bfloat16
             for optimizer in self.optimizers.values():
+                if isinstance(optimizer, Muon):
+                    optimizer.dtype = torch.bfloat16 if narrow else torch.float32
                 optimizer.step(scale)
             if self.average:
                 self.average.follow()

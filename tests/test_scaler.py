@@ -106,9 +106,19 @@ def test_a_resumed_run_has_the_same_factor_and_the_same_bits():
     assert all(torch.equal(final[name], resumed[name]) for name in final)
 
 
-def test_a_run_changes_its_precision_at_a_checkpoint():
+def test_muon_multiplies_in_what_the_run_computes_in_but_never_in_float16():
+    run = trainer(replace(TRAIN, optimizer="muon"))
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        run.model.compute_dtype = dtype
+        run.run_step()
+        narrow = dtype == torch.bfloat16
+        assert run.optimizers["muon"].dtype == (dtype if narrow else torch.float32)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_changes_its_precision_at_a_checkpoint(optimizer):
     """float32, float16, bfloat16, float32: one curve, without a jump."""
-    train = replace(TRAIN, steps=40)
+    train = replace(TRAIN, steps=40, optimizer=optimizer)
     exact = losses(trainer(train), 40)
     seen, state = [], None
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float32):
