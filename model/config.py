@@ -92,7 +92,6 @@ class TrainConfig:
     decay: float = 0.6  # share of the steps that the linear schedule falls over
     final_lr: float = 0.1  # the last learning rate, as a share of the peak
     ema: float = 0.0  # decay of the running mean of the weights, which is then the result; 0: none
-    noise: float = 0.0  # share of input tokens that are replaced by others of the text
     clip: float = 1.0  # largest global gradient norm; 0 switches clipping off
     eval_every: int = 250  # steps between looks at the validation split
     seed: int = 0
@@ -105,7 +104,7 @@ class TrainConfig:
             _require(0 < rate <= 1000, f"train.{name}", rate, "above 0 and at most 1000")
         for name in ("weight_decay", "warmup", "clip", "seed"):
             _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "at least 0")
-        for name in ("beta1", "beta2", "ema", "noise"):
+        for name in ("beta1", "beta2", "ema"):
             _require(
                 0 <= getattr(self, name) < 1, f"train.{name}", getattr(self, name), "in [0, 1)"
             )

@@ -49,7 +49,7 @@ def trainer(
     return Trainer(
         GPT(shape, VOCAB, seed),
         train,
-        Batches(noisy_text(600, VOCAB), shape.context, train.batch, train.seed, train.noise),
+        Batches(noisy_text(600, VOCAB), shape.context, train.batch, train.seed),
         micro_batch=micro_batch,
         device=torch.device("cpu"),
         team=team,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.batches import Batches, permuted, random_bits, random_stream
+from model.batches import Batches, permuted, random_bits
 
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
 TEXT = np.arange(1000, dtype=np.int64)  # every token is its own position
@@ -33,17 +33,6 @@ def test_random_bits_never_change() -> None:
     assert random_bits(0) == 0xE220A8397B1DCDAF
     assert random_bits(1, 2, 3) == 0x6AE515C1C0AC7E37
     assert random_bits(3, 2, 1) == 0xD62A7F6E291FEF64
-
-
-@given(st.integers(0, 2**64 - 1))
-@PROPERTY
-def test_a_stream_is_splitmix64_from_its_key(key: int) -> None:
-    # random_bits mixes in the same way, and adds the same constant before: one step of a stream
-    # from s is what it makes of s
-    golden, many = 0x9E3779B97F4A7C15, (1 << 64) - 1
-    expected = [random_bits((key + i * golden) & many) for i in range(5)]
-    assert random_stream(key, 5).tolist() == expected
-    assert random_stream(key, 3).tolist() == expected[:3]
 
 
 @given(st.integers(1, 700), st.integers(0, 2**64 - 1))
@@ -141,56 +130,6 @@ def test_a_memory_map_of_16_bit_tokens_works(tmp_path: Path) -> None:
     mapped, _ = Batches(tokens, CONTEXT, 8, seed=0).slice(2, 0, 8)
     # above 32,767 a mistaken int16 would be negative
     np.testing.assert_array_equal(mapped, 65_535 - text_batches().slice(2, 0, 8)[0])
-
-
-# --- noise ---------------------------------------------------------------------------------------
-
-
-def noisy_batches(noise: float, seed: int = 0, batch: int = 8) -> Batches:
-    return Batches(TEXT, CONTEXT, batch, seed, noise)
-
-
-def replaced(batches: Batches, steps: int = 100) -> np.ndarray:
-    """Which inputs are not what the text has there: in TEXT a target is its input and one."""
-    pairs = [batches.slice(step, 0, batches.batch) for step in range(steps)]
-    return np.stack([inputs + 1 != targets for inputs, targets in pairs])
-
-
-def test_noise_replaces_its_share_of_the_inputs_and_no_target() -> None:
-    batches = noisy_batches(0.2)
-    assert replaced(batches).mean() == pytest.approx(0.2, abs=0.02)
-    for step in range(20):
-        clean, same = text_batches().slice(step, 0, 8), batches.slice(step, 0, 8)
-        np.testing.assert_array_equal(clean[1], same[1])
-        assert not np.array_equal(clean[0], same[0])
-
-
-def test_noise_reaches_every_place_alike() -> None:
-    shares = replaced(noisy_batches(0.5), 200).mean(axis=(0, 1))
-    assert shares.min() > 0.44 and shares.max() < 0.56
-
-
-def test_what_comes_in_is_as_common_as_it_is_in_the_text() -> None:
-    text = np.array([0, 1, 1, 1] * 250)
-    batches = Batches(text, CONTEXT, 8, 0, noise=0.999)
-    inputs = np.concatenate([batches.slice(step, 0, 8)[0] for step in range(60)])
-    assert inputs.mean() == pytest.approx(0.75, abs=0.02)
-
-
-def test_a_sample_has_its_noise_in_whatever_slice_and_batch() -> None:
-    whole = noisy_batches(0.3).slice(5, 0, 8)[0]
-    alone = [noisy_batches(0.3).slice(5, slot, slot + 1)[0] for slot in range(8)]
-    np.testing.assert_array_equal(np.concatenate(alone), whole)
-    other = noisy_batches(0.3, batch=4)
-    halves = [other.slice(step, 0, 4)[0] for step in (10, 11)]
-    np.testing.assert_array_equal(np.concatenate(halves), whole)
-
-
-def test_noise_differs_by_seed_and_from_one_reading_to_the_next() -> None:
-    # one window, which every sample reads
-    first, second = (Batches(TEXT[:17], CONTEXT, 8, seed, 0.5).slice(0, 0, 8)[0] for seed in (0, 1))
-    assert not np.array_equal(first, second)
-    assert len({tuple(row) for row in first}) == 8
 
 
 # --- too short -----------------------------------------------------------------------------------

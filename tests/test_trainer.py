@@ -28,7 +28,7 @@ def trainer(
     return Trainer(
         GPT(shape, VOCAB, start_seed),
         train,
-        Batches(noisy_text(600, VOCAB), shape.context, train.batch, train.seed, train.noise),
+        Batches(noisy_text(600, VOCAB), shape.context, train.batch, train.seed),
         micro_batch=micro_batch,
         device=torch.device("cpu"),
     )
@@ -51,7 +51,7 @@ def copied_state(run: Trainer) -> dict[str, Tensor]:
 def test_slicing_does_not_change_the_losses(
     micro_batch: int, optimizer: str, dropout: float
 ) -> None:
-    train = replace(TRAIN, optimizer=optimizer, batch=32, steps=50, noise=dropout)
+    train = replace(TRAIN, optimizer=optimizer, batch=32, steps=50)
     shape = replace(SHAPE, dropout=dropout)
     whole = losses(trainer(train, shape, micro_batch=32), 50)
     sliced = losses(trainer(train, shape, micro_batch=micro_batch), 50)

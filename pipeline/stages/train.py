@@ -129,7 +129,7 @@ def build(job: Job, device: torch.device, team: Alone) -> Trainer:
     return Trainer(
         GPT(shape, job.vocab_size, seed=train.seed),
         train,
-        Batches(job.tokens("train"), shape.context, train.batch, train.seed, train.noise),
+        Batches(job.tokens("train"), shape.context, train.batch, train.seed),
         micro_batch=train.batch,
         device=device,
         may_recompute=job.machine.activation_checkpointing != "off",
