@@ -116,9 +116,10 @@ class Muon:
         *,
         weight_decay: float,
         momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.parameters, self.lr, self.weight_decay = parameters, lr, weight_decay
-        self.momentum, self.dtype = momentum, torch.float32
+        self.momentum, self.dtype = momentum, dtype
         self.mean = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self.groups = self._alike()
 

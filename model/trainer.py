@@ -93,11 +93,7 @@ class Trainer:
         loss, norm = self._gradients()
         scale = self.peak * learning_rate(self.step, self.train)
         if not self._scaled or self.scaler.finite(norm):
-            # not in float16, whose range is too small for Muon
-            narrow = self.model.compute_dtype == torch.bfloat16
             for optimizer in self.optimizers.values():
-                if isinstance(optimizer, Muon):
-                    optimizer.dtype = torch.bfloat16 if narrow else torch.float32
                 optimizer.step(scale)
             if self.average:
                 self.average.follow()
@@ -254,14 +250,19 @@ class _Part(dict[str, Tensor]):
 
 
 def build_optimizers(model: GPT, train: TrainConfig) -> dict[str, AdamW | Muon]:
-    """The optimizers of a run by name; each owns some of the model's parameters."""
+    """The optimizers of a run by name; each owns some of the model's parameters.
+
+    Muon multiplies in bfloat16 if the model computes in it by now.
+    """
     groups = model.parameter_groups()
     betas = (train.beta1, train.beta2)
     decayed = dict(groups["tables"])
     optimizers: dict[str, AdamW | Muon] = {}
     if train.optimizer == "muon":
+        # not in float16, whose range is too small for Muon
+        dtype = torch.bfloat16 if model.compute_dtype == torch.bfloat16 else torch.float32
         optimizers["muon"] = Muon(
-            groups["matrices"], train.muon_lr, weight_decay=train.weight_decay
+            groups["matrices"], train.muon_lr, weight_decay=train.weight_decay, dtype=dtype
         )
     else:
         decayed |= groups["matrices"]

@@ -66,8 +66,7 @@ def test_a_resumed_run_has_the_same_mean():
 
 
 def test_a_skipped_step_is_no_step_of_the_mean():
-    run = trainer(AVERAGED)
-    run.model.compute_dtype = torch.float16
+    run = trainer(AVERAGED, dtype=torch.float16)
     run.scaler.factor = 2.0**60
     before = copied_state(run)
     run.run_step()

@@ -26,9 +26,9 @@ def trainer(monkeypatch, tmp_path):
     def make(micro_batch: int = 32, shape: ModelConfig = SHAPE) -> Trainer:
         batches = Batches(tokens, shape.context, TRAIN.batch, TRAIN.seed)
         device = torch.device("cuda")
-        run = Trainer(GPT(shape, VOCAB), TRAIN, batches, micro_batch=micro_batch, device=device)
-        run.model.compute_dtype = torch.bfloat16
-        return run
+        model = GPT(shape, VOCAB)
+        model.compute_dtype = torch.bfloat16
+        return Trainer(model, TRAIN, batches, micro_batch=micro_batch, device=device)
 
     yield make
     torch.cuda.set_per_process_memory_fraction(1.0)

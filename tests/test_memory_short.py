@@ -24,11 +24,10 @@ def test_recomputing_changes_no_bit_of_the_gradient(
 ) -> None:
     """The same after two steps too, so the masks and torch's generator are where they were."""
     shape = replace(SHAPE, **drops, **more)
-    kept, recomputed = (trainer(shape=shape, micro_batch=3) for _ in range(2))
+    kept, recomputed = (trainer(shape=shape, micro_batch=3, dtype=dtype) for _ in range(2))
     recomputed.model.recompute = True
     calls = counted_blocks(recomputed)
     for run in (kept, recomputed):
-        run.model.compute_dtype = dtype
         losses(run, 3)
     assert len(calls) == 2 * 3 * 3 * SHAPE.layers  # forwards and again, steps, slices, blocks
     for one, other in zip(kept.model.parameters(), recomputed.model.parameters(), strict=True):
@@ -117,8 +116,7 @@ def test_out_of_memory_is_as_if_told_smaller_slices_from_that_step_on(
     shape = replace(SHAPE, **draw.choice([{"dropout": 0.2}, {"attention_dropout": 0.2}]))
     dtype = draw.choice([torch.float32, torch.bfloat16, torch.float16])
     told = {draw.randrange(6): draw.choice([1, 2])}  # at which step it becomes how small
-    broken, wise = (trainer(train, shape, micro_batch=4) for _ in range(2))
-    broken.model.compute_dtype = wise.model.compute_dtype = dtype
+    broken, wise = (trainer(train, shape, micro_batch=4, dtype=dtype) for _ in range(2))
     (step, size), first = *told.items(), draw.choice([0, 4])
     Small(
         broken,

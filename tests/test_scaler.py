@@ -13,9 +13,7 @@ INFINITE, FINE = torch.tensor(float("inf")), torch.tensor(1.0)
 
 
 def in_float16(train=TRAIN, shape=SHAPE, **options):
-    run = trainer(train, shape, **options)
-    run.model.compute_dtype = torch.float16
-    return run
+    return trainer(train, shape, dtype=torch.float16, **options)
 
 
 def test_the_factor_halves_at_once_and_doubles_after_a_while(monkeypatch):
@@ -107,9 +105,8 @@ def test_a_resumed_run_has_the_same_factor_and_the_same_bits():
 
 
 def test_muon_multiplies_in_what_the_run_computes_in_but_never_in_float16():
-    run = trainer(replace(TRAIN, optimizer="muon"))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        run.model.compute_dtype = dtype
+        run = trainer(replace(TRAIN, optimizer="muon"), dtype=dtype)
         run.run_step()
         narrow = dtype == torch.bfloat16
         assert run.optimizers["muon"].dtype == (dtype if narrow else torch.float32)
@@ -122,8 +119,7 @@ def test_a_run_changes_its_precision_at_a_checkpoint(optimizer):
     exact = losses(trainer(train), 40)
     seen, state = [], None
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float32):
-        run = trainer(train)
-        run.model.compute_dtype = dtype
+        run = trainer(train, dtype=dtype)
         if state is not None:
             run.load(state)
         seen += losses(run, 10)

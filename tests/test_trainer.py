@@ -24,9 +24,12 @@ def trainer(
     shape: ModelConfig = SHAPE,
     micro_batch: int = 8,
     start_seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Trainer:
+    model = GPT(shape, VOCAB, start_seed)
+    model.compute_dtype = dtype
     return Trainer(
-        GPT(shape, VOCAB, start_seed),
+        model,
         train,
         Batches(noisy_text(600, VOCAB), shape.context, train.batch, train.seed),
         micro_batch=micro_batch,

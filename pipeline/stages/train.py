@@ -105,8 +105,7 @@ def prepared(job: Job, team: Alone) -> Trainer:
 
         team = Shards()
     team.meet(device)
-    trainer = build(job, device, team)
-    trainer.model.compute_dtype = resolve_precision(machine.precision, device)
+    trainer = build(job, device, team, resolve_precision(machine.precision, device))
     fit(trainer, machine)
     if machine.compile == "on":
         compile_for(device, trainer.model)
@@ -123,11 +122,15 @@ def compile_for(device: torch.device, model: GPT) -> None:
         model.compiled = True
 
 
-def build(job: Job, device: torch.device, team: Alone) -> Trainer:
+def build(
+    job: Job, device: torch.device, team: Alone, dtype: torch.dtype = torch.float32
+) -> Trainer:
     """The recipe's trainer as it is before the first step."""
     shape, train = job.recipe.model, job.recipe.train
+    model = GPT(shape, job.vocab_size, seed=train.seed)
+    model.compute_dtype = dtype
     return Trainer(
-        GPT(shape, job.vocab_size, seed=train.seed),
+        model,
         train,
         Batches(job.tokens("train"), shape.context, train.batch, train.seed),
         micro_batch=train.batch,
