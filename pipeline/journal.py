@@ -36,11 +36,14 @@ class Journal:
     def __init__(self, folder: Path, restored: Mapping[str, Path]) -> None:
         """``restored`` are the files of the checkpoint that the run goes on from."""
         self.folder = folder
-        folder.mkdir()
-        self.parts = [folder / name for name in sorted(filter(is_part, restored))]
+        self.returns: list[str] = []  # lines of this process that stay whatever is undone
+        self._take(restored)
+
+    def _take(self, restored: Mapping[str, Path]) -> None:
+        self.folder.mkdir()
+        self.parts = [self.folder / name for name in sorted(filter(is_part, restored))]
         for part in self.parts:
             link(restored[part.name], part)
-        self.kept: list[str] = []  # lines of the open part that stay when the run goes back
         self._open()
 
     def _open(self) -> None:
@@ -50,17 +53,13 @@ class Journal:
         self.file.write(json.dumps(line) + "\n")
 
     def cut(self, step: int) -> list[Path]:
-        """Close the part that ends with ``step``; all parts in order. Link them, write into none.
-
-        What is in them is what ``back`` goes back to.
-        """
+        """Close the part that ends with ``step``; all parts in order. Link, and do not write."""
         self.file.close()
         if (self.folder / "open").stat().st_size:
             part = self.folder / f"metrics-{step:010}.jsonl"
             self.parts.append((self.folder / "open").rename(part))
         while len(self.parts) > 1 and self._alike(*self.parts[-2:]):
             self._merge()
-        self.kept = []
         self._open()
         return list(self.parts)
 
@@ -77,12 +76,19 @@ class Journal:
         older.unlink()
         del self.parts[-2]
 
-    def back(self, line: dict[str, Any]) -> None:
-        """Forget what was added since the last cut, but for the lines that say so."""
-        self.kept.append(json.dumps(line) + "\n")
+    def back(self, restored: Mapping[str, Path], line: dict[str, Any]) -> int:
+        """Hold what those files of a checkpoint hold, and of what is undone the lines that say so.
+
+        Returns how many those are; ``line`` is the newest.
+        """
+        self.returns.append(json.dumps(line) + "\n")
         self.file.close()
-        self._open()
-        self.file.writelines(self.kept)
+        shutil.rmtree(self.folder)
+        self._take(restored)
+        told = "".join(part.read_text(encoding="utf-8") for part in self.parts)
+        untold = [text for text in self.returns if text not in told]
+        self.file.writelines(untold)
+        return len(untold)
 
     def finish(self, path: Path) -> None:
         """Write all lines to one file and leave nothing else."""

@@ -5,10 +5,10 @@ not in it: batches are a function of the step. That makes a killed and resumed r
 bytes as an uninterrupted one, on the same kind of device. It is written tensor by tensor, and the
 best weights are a file from the moment they were found: memory never holds a second copy.
 
-A run whose loss becomes absurd goes back to the newest checkpoint that this process wrote or came
-from, or to the very beginning, and takes half the learning rate from there on; three times at most.
-The factor is part of every checkpoint after that. Which checkpoint is the newest is a matter of
-time, so such a run is resumed to the same bytes from what it saved, but two such runs may differ.
+A run that diverges goes back to a checkpoint (divergence.py: when, and to which) and takes half
+the learning rate from there on; three times at most. The factor is part of every checkpoint after
+that. Which checkpoints there are is a matter of time, so such a run is resumed to the same bytes
+from what it saved, but two such runs may differ.
 
 If several processes train, this one leads, and the others are told of all that they are needed for
 (team.py): nothing here depends on how many they are.
@@ -21,7 +21,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from torch import Tensor
 from model.evaluate import score
 from model.trainer import StepReport, Trainer
 from pipeline.checkpoint import Stored, write
+from pipeline.divergence import Diverged, Guard, WayBack
 from pipeline.errors import Interrupted
 from pipeline.journal import Journal
 from pipeline.metrics import Meter, Segment, number
@@ -41,27 +41,8 @@ from pipeline.team import Leader, Nobody
 
 # a look at the validation split while training reads at most this many tokens of it
 GLANCE = 1 << 16
-# nats per token; a blind guess among a million tokens costs 14
-_ABSURD = 100.0
 # the least share of the learning rate that a run may go back with: three halvings
 _LEAST = 1 / 8
-
-
-class _Diverged(Exception):
-    """The loss of a step, or of a look at that step, is absurd or no number."""
-
-    def __init__(self, loss: float, step: int) -> None:
-        super().__init__(loss, step)
-        self.loss, self.step = loss, step
-
-
-@dataclass(frozen=True)
-class _Back:
-    """Where a diverged run goes back to; the files lie in ``out`` under names of their own."""
-
-    step: int = 0
-    losses: int = 0
-    looks: int = 0
 
 
 class Loop:
@@ -84,20 +65,21 @@ class Loop:
         self.rebuild, self.leader = rebuild, leader or Nobody()
         self.train = context.recipe.train
         self.bytes_per_token = tokens["validation_bytes"] / tokens["validation_tokens"]
+        self.guard = Guard(trainer.model.vocab_size)
         self.losses: list[float] = []
         self.looks: list[dict[str, float]] = []
-        self.segments: list[dict[str, Any]] = []  # of the processes before this one
+        self.segments: list[dict[str, Any]] = []  # before this one
         self.late: StepReport | None = None  # of the last step, not read yet
         self.read: StepReport | None = None  # of the last one that was
         self.told = 0  # events of the trainer
-        # under other names than in a checkpoint, which takes its files away
+        # under another name than in a checkpoint, which takes its files away
         self.best = context.out / "best.kept"
-        self.back_state, self.back_best = context.out / "state.back", context.out / "best.back"
-        self.back = _Back()
+        self.way_back = WayBack(context.out / "back", context.earlier)
         self.saved_at = self.started_at = time.monotonic()
         self.journal = Journal(context.out / "metrics.kept", context.restored or {})
         if context.restored:
             self._restore(context.restored)
+            self.way_back.here(trainer.step, context.restored)
         self.started_from = trainer.step
         self.meter = Meter(trainer, self.train.batch * trainer.model.config.context)
         self.segment = Segment(trainer, self.meter)
@@ -106,7 +88,7 @@ class Loop:
         while self.trainer.step < self.train.steps:
             try:
                 self._step()
-            except _Diverged as diverged:
+            except Diverged as diverged:
                 self._go_back(diverged)
         return self._finish()
 
@@ -132,15 +114,17 @@ class Loop:
             raise Interrupted(f"checkpoint written at step {step}")
 
     def _settle(self) -> None:
-        """Read what the last step has measured. Raises _Diverged before anything is saved."""
+        """Read what the last step has measured. Raises Diverged before anything is saved."""
         report, self.late = self.late, None
         if report is None:
             return
-        self._refuse_divergence(report.loss, report.step)
+        self.guard.step(report.loss, report.step)
+        if not math.isfinite(report.gradient_norm) and not self._can_skip:
+            words = f"the gradient became {report.gradient_norm:.4g}"
+            raise Diverged(words, report.loss, report.step)
         self.losses.append(report.loss)
         self.meter.lap(report.step)
         self.read = report
-        scaled = self.trainer.model.compute_dtype == torch.float16
         self.journal.add(
             {
                 "step": report.step,
@@ -148,21 +132,27 @@ class Loop:
                 "gradient_norm": number(report.gradient_norm),
                 "lr": number(report.lr),
                 **self.meter.values(),
-                "skipped": scaled and not math.isfinite(report.gradient_norm),
+                "skipped": self._scaled and not math.isfinite(report.gradient_norm),
             }
         )
 
-    @staticmethod
-    def _refuse_divergence(loss: float, step: int) -> None:
-        if not loss < _ABSURD:  # true for NaN as well
-            raise _Diverged(loss, step)
+    @property
+    def _scaled(self) -> bool:
+        return self.trainer.model.compute_dtype == torch.float16
+
+    @property
+    def _can_skip(self) -> bool:
+        """Is a gradient that is no number only one that was scaled too far?"""
+        return self._scaled and self.trainer.scaler.factor > 1
 
     def _look(self, step: int) -> None:
         """Score the start of the validation split; remember the weights if they are the best."""
         context = self.trainer.model.config.context
         with self.leader.all("look"), self.trainer.result() as model:
             measured = score(model, self.validation[:GLANCE], stride=context)
-        self._refuse_divergence(measured.loss, step)
+        if not math.isfinite(measured.loss):
+            words = f"the loss on the validation split became {measured.loss:.4g}"
+            raise Diverged(words, measured.loss, step)
         if not self.looks or measured.loss < min(look["loss"] for look in self.looks):
             self._write_weights(self.best)
         self.looks.append({"step": step, "loss": measured.loss})
@@ -228,7 +218,7 @@ class Loop:
         for part in self.journal.cut(self.trainer.step):
             link(part, out / part.name)
             files.append(out / part.name)
-        self._come_back_here(files[0], files[3] if self.looks else None)
+        self.way_back.here(self.trainer.step, {file.name: file for file in files})
         self.context.checkpoint(self.trainer.step, files)
         self.saved_at = time.monotonic()
         self.context.needs("checkpoint", self.saved_at - began)
@@ -248,12 +238,11 @@ class Loop:
         self._load(files["state.safetensors"])
         history = json.loads(files["history.json"].read_text(encoding="utf-8"))
         self.losses, self.looks = history["losses"], history["validation"]
+        self.guard.start(self.losses)
         if "segments.json" in files:  # older checkpoints have none
             self.segments = json.loads(files["segments.json"].read_text(encoding="utf-8"))
-        best = files.get("best.safetensors")
-        if best is not None:
-            link(best, self.best)
-        self._come_back_here(files["state.safetensors"], best)
+        if self.looks:
+            link(files["best.safetensors"], self.best)
 
     def _write_history(self, path: Path) -> None:
         history = {"losses": self.losses, "validation": self.looks}
@@ -264,46 +253,42 @@ class Loop:
 
     # going back
 
-    def _come_back_here(self, state: Path, best: Path | None) -> None:
-        """Should the run diverge from here on, this is where it goes back to."""
-        link(state, self.back_state)
-        if best is not None:
-            link(best, self.back_best)
-        self.back = _Back(self.trainer.step, len(self.losses), len(self.looks))
-
-    def _go_back(self, diverged: _Diverged) -> None:
-        """Undo all steps since the newest checkpoint; half the learning rate from there on."""
+    def _go_back(self, diverged: Diverged) -> None:
+        """Undo all steps since a checkpoint; half the learning rate from there on."""
         factor = self.trainer.peak / 2
-        if factor < _LEAST or not (self.back.step or self.rebuild):
+        if factor < _LEAST:
             raise self._gives_up(diverged) from None
-        if self.back.step:
-            self._load(self.back_state)
-        else:
-            assert self.rebuild is not None
+        files = self.way_back.choose(diverged.step, self.train.steps)
+        if files:
+            self._restore(files)
+        elif self.rebuild:
             self.trainer, self.told = self.rebuild(), 0
+            self.losses, self.looks, self.segments = [], [], []
+            self.guard.start([])
+        else:
+            raise self._gives_up(diverged) from None
         self.trainer.peak, self.late, self.read = factor, None, None
-        del self.losses[self.back.losses :], self.looks[self.back.looks :]
-        if self.looks:
-            link(self.back_best, self.best)
-        self.segment.rollbacks += 1
-        line = {"step": self.back.step, "back_from": diverged.step, "loss": number(diverged.loss)}
-        self.journal.back({**line, "peak": factor})
-        self.meter.restart(self.back.step)
+        step = self.started_from = self.trainer.step
+        line = {"step": step, "back_from": diverged.step, "loss": number(diverged.loss)}
+        returns = self.journal.back(files, {**line, "peak": factor})
+        self.meter.restart(step)
+        self.segment = Segment(self.trainer, self.meter, returns)
+        self.started_at = time.monotonic()
         self.context.note(
-            f"the loss became {diverged.loss:.4g} at step {diverged.step:,}: back to step "
-            f"{self.back.step:,}, and on with {factor:g} of the recipe's learning rate"
+            f"{diverged.words} at step {diverged.step:,}: back to step {step:,}, and on with "
+            f"{factor:g} of the recipe's learning rate"
         )
 
-    def _gives_up(self, diverged: _Diverged) -> ValueError:
+    def _gives_up(self, diverged: Diverged) -> ValueError:
         share = self.trainer.peak / 2
         lower = [f"--set train.lr={self.train.lr * share:g}"]
         if self.train.optimizer == "muon":
             lower.append(f"--set train.muon_lr={self.train.muon_lr * share:g}")
         tried = f", with {self.trainer.peak:g} of its learning rate" if share < 0.5 else ""
+        narrow = "--precision fp32, because float16 may be too narrow here, or " * self._scaled
         return ValueError(
-            f"the loss became {diverged.loss:.4g} at step {diverged.step:,}: the run has "
-            f"diverged{tried}. Take a lower learning rate, such as {' '.join(lower)}, or a longer "
-            "train.warmup"
+            f"{diverged.words} at step {diverged.step:,}: the run has diverged{tried}. Take "
+            f"{narrow}a lower learning rate, such as {' '.join(lower)}, or a longer train.warmup"
         )
 
     def _finish(self) -> dict[str, object]:
@@ -314,8 +299,8 @@ class Loop:
         segments = self._all_segments()
         _write_segments(segments, out / "segments.json")
         self.journal.finish(out / "metrics.jsonl")
-        for name in (self.best, self.back_state, self.back_best):
-            name.unlink(missing_ok=True)
+        self.best.unlink()
+        self.way_back.end()
         model, elapsed = self.trainer.model, time.monotonic() - self.started_at
         steps = self.trainer.step - self.started_from
         tokens = self.train.batch * model.config.context

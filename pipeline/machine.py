@@ -151,7 +151,6 @@ def allow_tf32(device: "torch.device") -> None:
     They round what goes in to 10 bits behind the point and add up in float32: several times as
     fast, and a little off. So fp32 on such a GPU differs from fp32 on an older one or a CPU in the
     fourth digit of a product, not in the last; it is as repeatable as before on one kind of GPU.
-    Even in bf16 some products are float32: those of Muon.
     """
     import torch
 

@@ -1,6 +1,7 @@
 """What a training run says of itself: how fast it is, in how much memory, and who computed what.
 
-``segments.json`` says which machine did which steps: one entry for each process that trained. The
+``segments.json`` says which machine did which steps: one entry for each process that trained, and
+another from where it went back to after it had diverged. The
 lines of ``metrics.jsonl``, one a step, are kept by journal.py. No later stage reads either file,
 and their bytes differ however equal two runs are. Cost: some ten microseconds a step, and once a
 process up to a second for a peak that must be measured (peaks.py).
@@ -108,10 +109,13 @@ def _most_ever() -> int | None:
 
 
 class Segment:
-    """The part of a run that this process computes."""
+    """The part of a run that this process computes; one that goes back begins another.
 
-    def __init__(self, trainer: Trainer, meter: Meter) -> None:
-        self.meter, self.start, self.rollbacks = meter, trainer.step, 0
+    ``rollbacks`` are the returns that led to where it begins.
+    """
+
+    def __init__(self, trainer: Trainer, meter: Meter, rollbacks: int = 0) -> None:
+        self.meter, self.start, self.rollbacks = meter, trainer.step, rollbacks
         self.skipped = trainer.scaler.skipped
         self.began = time.monotonic()
 

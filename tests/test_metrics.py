@@ -70,22 +70,35 @@ def test_a_large_part_is_left_alone(tmp_path, monkeypatch):
     assert len(parts) < 20
 
 
-def test_what_a_checkpoint_got_is_never_written_to(tmp_path):
+def test_what_a_checkpoint_got_is_never_written_to_and_can_be_gone_back_to(tmp_path):
     """Its parts are links: their bytes must stay however the parts behind them are merged."""
     seed = 8_113
     print(f"seed {seed}")
-    draw, lines, given = random.Random(seed), Journal(tmp_path / "kept", {}), []
-    for step in range(1, 200):
+    draw, lines = random.Random(seed), Journal(tmp_path / "kept", {})
+    given, checkpoints = [], [(0, {})]
+    step = returns = 0
+    for at in range(300):
+        step += 1
         lines.add({"step": step})
         if draw.random() < 0.3:
+            files = {}
             for part in lines.cut(step):
-                copy = tmp_path / f"{step} {part.name}"
-                copy.hardlink_to(part)
-                given.append((copy, copy.read_bytes()))
+                files[part.name] = tmp_path / f"{at} {part.name}"
+                files[part.name].hardlink_to(part)
+                given.append((files[part.name], files[part.name].read_bytes()))
+            checkpoints.append((step, files))
         elif draw.random() < 0.1:
-            step_of = last_step(lines.parts[-1].name) if lines.parts else 0
-            lines.back({"step": step_of, "back_from": step})
+            del checkpoints[max(1, len(checkpoints) - draw.randrange(3)) :]
+            seen, (step, files) = step, checkpoints[-1]
+            returns += 1
+            untold = lines.back(files, {"step": step, "back_from": seen, "peak": 1 / returns})
+            assert 1 <= untold <= returns
     assert all(copy.read_bytes() == before for copy, before in given)
+    lines.finish(tmp_path / "whole")
+    whole = [json.loads(line) for line in (tmp_path / "whole").read_text().splitlines()]
+    assert [line["step"] for line in whole if "peak" not in line] == list(range(1, step + 1))
+    peaks = [line["peak"] for line in whole if "peak" in line]
+    assert returns > 5 and peaks == [1 / number for number in range(1, returns + 1)]
 
 
 def test_a_checkpoint_without_a_new_line_adds_no_part(tmp_path):

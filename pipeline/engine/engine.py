@@ -18,8 +18,9 @@ from pipeline.engine.beat import Watch, me
 from pipeline.engine.courier import attend
 from pipeline.engine.log import Entry, State
 from pipeline.engine.transfer import bring
-from pipeline.engine.work import Session, Work, resend
+from pipeline.engine.work import Session, Work
 from pipeline.errors import Interrupted, Lost
+from pipeline.hashing import file_digest
 from pipeline.machine import Machine
 from pipeline.memo import Memo
 from pipeline.recipe import Recipe
@@ -156,7 +157,7 @@ class Engine:
             planned = self._look(planned)
             if planned.result is not None:
                 return planned, ran
-            if resend(self.store, planned.stage, planned.missing, session):
+            if _resend(self.store, planned.stage, planned.missing, session):
                 continue
             assert planned.state is not None
             if planned.state.owner is not None:
@@ -211,3 +212,17 @@ class Engine:
         inputs = dict(zip(stage.inputs, paths))
         source = self.source(True) if stage.source else None
         work.run(self.recipe, planned.record, inputs, source, planned.missing)
+
+
+def _resend(store: Store, stage: Stage, blobs: tuple[str, ...], session: Session) -> bool:
+    """Send blobs that the store has lost as far as this machine's copies are whole; was one?"""
+    paths = {blob: store.blob_path(blob) for blob in blobs if store.remote is not None}
+    whole = [blob for blob, path in paths.items() if path.exists() and file_digest(path) == blob]
+    if whole:
+        session.ui.note(
+            f"{stage.name}: {len(blobs)} files of its result are missing from {store.place}; "
+            f"{len(whole)} of them are sent again from this machine's cache"
+        )
+    for blob in whole:
+        store.send(blob)
+    return bool(whole)

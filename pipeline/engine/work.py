@@ -10,6 +10,7 @@ in time, the one that this machine still has.
 import functools
 import importlib
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine import gc
+from pipeline.engine import gc, log
 from pipeline.engine.beat import Beat, bury, machine_id
 from pipeline.engine.courier import (
     AWAY_WITHIN,
@@ -32,7 +33,6 @@ from pipeline.engine.courier import (
 from pipeline.engine.log import Claim, Entry, State, stamp
 from pipeline.engine.stopping import Stopping
 from pipeline.errors import Damaged, Interrupted, Lost, StoreAway, StoreError
-from pipeline.hashing import file_digest
 from pipeline.machine import Machine
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Stage
@@ -68,20 +68,6 @@ class Session:
                 show(have, None, "B", {"doing": "fetching"})
 
         return report
-
-
-def resend(store: Store, stage: Stage, blobs: tuple[str, ...], session: Session) -> bool:
-    """Send blobs that the store has lost as far as this machine's copies are whole; was one?"""
-    paths = {blob: store.blob_path(blob) for blob in blobs if store.remote is not None}
-    whole = [blob for blob, path in paths.items() if path.exists() and file_digest(path) == blob]
-    if whole:
-        session.ui.note(
-            f"{stage.name}: {len(blobs)} files of its result are missing from {store.place}; "
-            f"{len(whole)} of them are sent again from this machine's cache"
-        )
-    for blob in whole:
-        store.send(blob)
-    return bool(whole)
 
 
 @dataclass(frozen=True)
@@ -144,6 +130,7 @@ class Work:
                     out=out,
                     source=source,
                     restored=restored.files,
+                    earlier=self._earlier,
                     stopping=self.stopping,
                     show=show,
                     save=self._save,
@@ -233,8 +220,8 @@ class Work:
 
     def _save(self, step: int, files: list[Path]) -> None:
         """Hand a checkpoint to the courier. Raises Lost if the work is another's by now."""
-        folder = self.scratch / f"checkpoint-{step}"
-        folder.mkdir()
+        # a run that went back may come to a step again while the courier still has the first
+        folder = Path(tempfile.mkdtemp(prefix=f"checkpoint-{step}-", dir=self.scratch))
         for file in files:
             file.rename(folder / file.name)
         self.courier.submit(Checkpoint(step, self.seconds(), folder))
@@ -280,6 +267,15 @@ class Work:
             note_unsent(self.store, self.key, checkpoint.body)
         return checkpoint.body
 
+    def _earlier(self, step: int) -> dict[str, Path] | None:
+        """The newest checkpoint before that step that is whole."""
+        self.state = self.store.insist(lambda: log.read(self.store, self.key))
+        for _, body in self._candidates():
+            with suppress(Damaged):
+                if body["step"] < step:
+                    return self._files(body)
+        return None
+
     def _restore(self) -> Restored:
         """The newest checkpoint that is whole; damaged ones are retired."""
         if self.state.result is not None:
@@ -287,16 +283,19 @@ class Work:
         for position, body in self._candidates():
             step, seconds = body["step"], body["seconds"]
             try:
-                paths = self.store.side_by_side(self._fetch, body["files"].values())
-                return Restored(step, seconds, dict(zip(body["files"], paths)))
+                return Restored(step, seconds, self._files(body))
             except Damaged as error:
                 self.session.ui.note(f"the checkpoint of step {step} is no use: {error}")
                 if position is not None:
                     self._append("retire", {"positions": [position], "why": str(error)})
         return Restored()
 
-    def _fetch(self, item: dict[str, Any]) -> Path:
-        return self.store.blob(item["digest"], self.fetched)
+    def _files(self, body: dict[str, Any]) -> dict[str, Path]:
+        def fetch(item: dict[str, Any]) -> Path:
+            return self.store.blob(item["digest"], self.fetched)
+
+        paths = self.store.side_by_side(fetch, body["files"].values())
+        return dict(zip(body["files"], paths))
 
     def _candidates(self) -> Iterator[tuple[int | None, dict[str, Any]]]:
         """Checkpoints to go on from, best first: (position in the log if it is there, body)."""
