@@ -15,7 +15,7 @@ from launchers.target import Away, Refused
 from pipeline.cli.options import make_engine, recipe_options
 from pipeline.cli.show import table
 from pipeline.machine import duration
-from pipeline.recipe import Recipe
+from pipeline.recipe import MANY, Recipe
 
 Quota = Callable[[], float]  # hours of GPU time that Kaggle gives this week; raises Away, Refused
 
@@ -29,7 +29,6 @@ NEEDS = {
 _WEEKLY = 30.0  # hours of GPU time on Kaggle
 _MUCH = 50 * GB  # of traffic, from where it is worth a line
 _SELDOM = 1800.0  # seconds between checkpoints that send little
-_OFTEN = 50  # passes over a text, from where they are worth a line
 
 
 def spoken_hours(hours: float) -> str:
@@ -90,7 +89,7 @@ def remarks(recipe: Recipe, rows: Sequence[Row], every: float) -> list[str]:
     known = corpus_bytes(recipe.data.source)
     if known is None:
         lines.append("how long the text is, is unknown here: reading and scoring it come on top")
-    elif (times := passes(recipe, known)) > _OFTEN:
+    elif (times := passes(recipe, known)) > MANY:
         lines.append(f"the text is read some {_short(times)} times: it is short for this recipe")
     if any(row.fits == "recomputing" for row in rows):
         lines.append("recomputing: with activation checkpointing, for a third more work")

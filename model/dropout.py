@@ -5,8 +5,9 @@ no unit can rely on one other being there (Srivastava et al. 2014, JMLR 15, sect
 as an input of the model: drawn inside it they depend on how a batch is sliced, on what was drawn
 before, and on whether activations are kept or computed again. Here a sample has the same masks in
 whatever micro-batch, process or pass it is read, so none of these changes what is trained (on one
-kind of device: their generators differ). Cost: two random bytes a number, on a CPU half of what
-torch's own dropout takes (bench/dropout.py), and the masks in memory, in the type of the branches.
+model of GPU: torch's generator goes by how many numbers a GPU draws at once). Cost: two random
+bytes a number, on a CPU half of what torch's own dropout takes (bench/dropout.py), and the masks in
+memory, in the type of the branches.
 """
 
 from collections.abc import Sequence
@@ -35,14 +36,16 @@ class Masks:
         """For the samples that ``keys`` stand for, 64 bits each; ``shape`` is (parts, T, D)."""
         size = shape[0] * shape[1] * shape[2]
         # four numbers of 16 bits in each of 64, and as many more as it takes to fill the last
-        raw_BN = torch.empty(len(keys), -(-size // 4), dtype=torch.int64, device=device)
-        generator = torch.Generator(device)
+        # Apple's GPUs cannot draw all 64 bits
+        drawn_on = torch.device("cpu") if device.type == "mps" else device
+        raw_BN = torch.empty(len(keys), -(-size // 4), dtype=torch.int64, device=drawn_on)
+        generator = torch.Generator(drawn_on)
         for key, raw_N in zip(keys, raw_BN, strict=True):
             generator.manual_seed(key)
             raw_N.random_(-(1 << 63), None, generator=generator)
-        dropped = round(p * _LEVELS)
+        dropped = min(round(p * _LEVELS), _LEVELS - 1)  # p is below 1, if only just
         keep_BN = raw_BN.view(torch.int16)[:, :size] >= dropped - _LEVELS // 2
-        keep_BPTD = keep_BN.to(dtype).view(len(keys), *shape)
+        keep_BPTD = keep_BN.to(device, dtype).view(len(keys), *shape)
         return cls(keep_BPTD.transpose(0, 1), _LEVELS / (_LEVELS - dropped))
 
     def of_block(self, layer: int) -> "Masks":

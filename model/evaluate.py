@@ -86,7 +86,8 @@ def score(
         group = spans[first : first + batch]
         rows = np.stack([tokens[start : end + 1] for start, end, _ in group]).astype(np.int64)
         rows_BT = torch.from_numpy(rows).to(device)
-        losses_BT = model.token_losses(rows_BT[:, :-1], rows_BT[:, 1:])
+        # all at once to the CPU: a GPU would be waited for row by row, and Apple's have no float64
+        losses_BT = model.token_losses(rows_BT[:, :-1], rows_BT[:, 1:]).cpu()
         for row, (start, end, scored_from) in enumerate(group):
             # float64: a sum over millions of tokens must not depend on how they were grouped
             nats += losses_BT[row, scored_from - start :].double().sum().item()

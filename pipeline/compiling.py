@@ -36,7 +36,7 @@ def resolve_compile(
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     triton = importlib.util.find_spec("triton") is not None
     chosen, why = choose_compile(asked, device.type, capability, triton, operations)
-    if chosen and device.type == "cpu" and (why := _no_kernels()):
+    if chosen and (why := _no_kernels() if device.type == "cpu" else _no_compiler(device)):
         if asked == "on":
             raise ValueError(f"--compile on: {why}. Use --compile off")
         chosen = False
@@ -76,5 +76,22 @@ def _no_kernels() -> str:
 
         attention_kernels()
     except Exception as error:  # numba and LLVM have many, and none is worth a run
-        return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return _said(error)
     return ""
+
+
+def _no_compiler(device: torch.device) -> str:
+    """Why torch.compile does not work there; nothing if it does.
+
+    Triton compiles its launcher with this machine's C compiler and Python's headers, and many have
+    neither. Cost: seconds, most of which the first block would take in its place.
+    """
+    try:
+        torch.compile(lambda x: (x * x + 1).sum())(torch.ones(64, device=device))
+    except Exception as error:  # whatever it is, it is not worth the run
+        return f"torch.compile does not work here ({_said(error)})"
+    return ""
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

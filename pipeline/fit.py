@@ -34,7 +34,7 @@ from pipeline.ui import human_bytes
 
 ALONE = 0.8  # of it must be ours or free; the rest is what CUDA and a desktop take
 ON_CPU = 1 << 14  # tokens
-_FORMAT = 2  # of what is remembered; raise it when the model takes other amounts of memory
+_FORMAT = 3  # of what is remembered; raise it when the model takes other amounts of memory
 
 
 def fit(trainer: Trainer, machine: Machine) -> None:
@@ -53,34 +53,43 @@ def fit(trainer: Trainer, machine: Machine) -> None:
         trainer.micro_batch = min(max(1, BUSY // context), trainer.share)
         trainer.model.recompute = asked != "off"
     else:
-        size, recompute = _find(trainer, asked)
+        size, recompute = _find(trainer, machine)
         size = trainer.team.least(size)
         recompute = not trainer.team.least(not recompute)
         trainer.micro_batch, trainer.model.recompute = size, recompute
-        with_it = ", with activation checkpointing" if recompute else ""
-        trainer.events.append((trainer.step + 1, f"what fits is micro-batch {size}{with_it}"))
+        torch.cuda.reset_peak_memory_stats(trainer.device)  # trying is not training
 
 
-def _find(trainer: Trainer, asked: str) -> tuple[int, bool]:
+def _find(trainer: Trainer, machine: Machine) -> tuple[int, bool]:
     """What was remembered of this device and model, or what is found now."""
+    asked = machine.activation_checkpointing
     device, config = trainer.device, trainer.model.config
     properties = torch.cuda.get_device_properties(device)
-    name = _name(trainer, asked, properties.name, properties.total_memory)
+    name = _name(trainer, machine, properties.name, properties.total_memory)
     disk = _disk()
     found = _recall(disk, name)
     if found is None:
-        with _spared(device) as alone:
+        with _spared(device) as ours:
             found = choose(halves(trainer.share), config.context, asked, _trial(trainer))
-        if found[0] and alone:
+        if not found[0]:
+            raise ValueError(_too_small(config.context, asked, properties, ours))
+        if ours > ALONE:
             _remember(disk, name, found)
-    if not found[0]:
-        allow = "--activation-checkpointing auto, " if asked == "off" else ""
-        raise ValueError(
-            f"not one sequence of {config.context:,} tokens fits into the "
-            f"{human_bytes(properties.total_memory)} of {properties.name}: take {allow}a shorter "
-            "model.context, a smaller --size or tokenizer.vocab_size, or another --device"
-        )
     return found
+
+
+def _too_small(context: int, asked: str, card: Any, ours: float) -> str:
+    """What to do where not one sequence fits into the share of the card that is ours."""
+    room, first = f"the {human_bytes(card.total_memory)} of {card.name}", "take "
+    if ours <= ALONE:
+        room = f"{human_bytes(int(ours * card.total_memory))} of {room}"
+        first = "something else holds the rest (nvidia-smi says what): end that, or take "
+    if asked == "off":
+        first += "--activation-checkpointing auto, "
+    return (
+        f"not one sequence of {context:,} tokens fits into {room}: {first}a shorter "
+        "model.context, a smaller --size or tokenizer.vocab_size, or another --device"
+    )
 
 
 def _trial(trainer: Trainer) -> Fits:
@@ -98,8 +107,8 @@ def _trial(trainer: Trainer) -> Fits:
 
 
 @contextlib.contextmanager
-def _spared(device: torch.device) -> Iterator[bool]:
-    """Leave a part of the device's memory alone; tells whether nobody else uses much of it.
+def _spared(device: torch.device) -> Iterator[float]:
+    """Leave a part of the device's memory alone; tells what share of it is ours or free.
 
     torch itself then refuses what is beyond, so no other process runs out because of a trial, and
     Windows does not move it to main memory, which fits everything and is slow.
@@ -108,12 +117,12 @@ def _spared(device: torch.device) -> Iterator[bool]:
     ours = (free + torch.cuda.memory_reserved(device)) / total
     torch.cuda.set_per_process_memory_fraction(max(0.0, ours - SPARE), device.index)
     try:
-        yield ours > ALONE
+        yield ours
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device.index)
 
 
-def _name(trainer: Trainer, asked: str, chip: str, memory: int) -> str:
+def _name(trainer: Trainer, machine: Machine, chip: str, memory: int) -> str:
     """Of all that decides what fits."""
     facts = {
         "format": _FORMAT,
@@ -123,8 +132,10 @@ def _name(trainer: Trainer, asked: str, chip: str, memory: int) -> str:
         "model": asdict(trainer.model.config),
         "vocabulary": trainer.model.vocab_size,
         "precision": str(trainer.model.compute_dtype),
-        "activation checkpointing": asked,
+        "activation checkpointing": machine.activation_checkpointing,
+        "deterministic": machine.deterministic,
         "optimizer": trainer.train.optimizer,
+        "average": trainer.average is not None,
         "batch": trainer.share,
     }
     return f"{digest(canonical(facts))}.json"

@@ -184,6 +184,8 @@ def require_code(device: str) -> None:
     """
     if device.startswith("cuda"):
         torch = ask_torch(device)
+        if torch.cuda is None:  # AMD's GPUs go by the same name, and nobody has tried one
+            return
         check = judge_architecture(torch.devices[0], torch)
         if check.state == FAIL:
             raise ValueError(check.words)

@@ -17,6 +17,7 @@ from model.config import SIZES, ModelConfig, TrainConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 NAMED = ("classic",)  # those in it that are no size's
+MANY = 50  # passes over a text, from where they are worth a word
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from pipeline.redact import redacted
 from pipeline.workers import how_it_ended
 
 ROOM = 0.7  # of a device's memory; weights and optimizer that take more are shared out
-_BYTES = 16  # a parameter: weight, gradient, two numbers of AdamW
+BYTES = 16  # a parameter: weight, gradient, two numbers of AdamW
 _SOON = 5.0  # seconds in which a process that made a sum fail is seen to be gone
 _STUCK = 20.0  # seconds after which a sum that lacks a process is taken to never end
 _LEAVE = 10.0  # seconds in which those who are told to end do
@@ -253,7 +253,7 @@ def settled(machine: Machine, size: int, recipe: Recipe, vocab_size: int) -> Mac
         raise ValueError(f"--processes {size}: {device.type} is one device. Use --processes 1")
     sharding = machine.sharding
     if sharding == "auto":
-        needed = _BYTES * recipe.model.parameters(vocab_size)
+        needed = BYTES * recipe.model.parameters(vocab_size)
         sharding = "on" if memory and needed > ROOM * memory else "off"
     if sharding == "on" and (batch := recipe.train.batch) % size:
         nearest = max(1, batch // size) * size

@@ -10,7 +10,7 @@ from test_trainer import SHAPE, TRAIN, losses, trainer
 
 from model.config import SIZES
 from pipeline import recipe
-from pipeline.compiling import WORTH, choose_compile, resolve_compile, work
+from pipeline.compiling import WORTH, _no_compiler, choose_compile, resolve_compile, work
 
 CARD = (8, 6)
 LONG = WORTH["cuda"]
@@ -105,3 +105,15 @@ def test_compiled_training_gives_the_same_curve_and_compiles_a_few_blocks():
     again.model.compiled = again.model.recompute = True
     losses(again, 12)
     assert torch.equal(again.state()["model.embedding.weight"], kept)
+
+
+def test_a_machine_without_a_c_compiler(monkeypatch):
+    """On a GPU Triton needs one; here it is torch's own for CPUs that does."""
+    from torch._inductor import config
+
+    cpu = torch.device("cpu")
+    assert _no_compiler(cpu) == ""
+    torch._dynamo.reset()
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(config, "fx_graph_cache", False)
+    assert "torch.compile does not work here (InductorError: " in _no_compiler(cpu)

@@ -136,10 +136,12 @@ class Cuda:
 
     def __init__(self, monkeypatch, tmp_path, memory: float, free: float = 0.95) -> None:
         self.card, self.free, self.fractions = Card(memory * GB), free, []
+        self.resets = 0
         monkeypatch.setenv("IGNITE_CACHE", str(tmp_path))
         for name in ("get_device_properties", "mem_get_info", "set_per_process_memory_fraction"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", self.reset)
         monkeypatch.setattr(Trainer, "rehearse", self.rehearse)
         self.run = trainer(replace(TRAIN, batch=64), replace(SHAPE, context=CONTEXT // 2))
         self.run.device = torch.device("cuda")
@@ -154,6 +156,9 @@ class Cuda:
         assert isinstance(fraction, float) and 0 <= fraction <= 1
         assert device is None or isinstance(device, int), "torch takes no device without a number"
         self.fractions.append(fraction)
+
+    def reset(self, device):
+        self.resets += 1
 
     def rehearse(self, size):
         assert self.fractions[-1] < 1, "nothing is spared"
@@ -190,14 +195,18 @@ def test_what_was_found_is_remembered_of_this_device_and_this_run(cuda):
     assert again.found() == (8, False) and not again.searched()
 
 
-def test_what_was_found_is_said(cuda):
-    for memory, words in ((8, "8"), (4, "32, with activation checkpointing")):
-        card = cuda(memory)
-        card.found()
-        assert card.run.events == [(1, f"what fits is micro-batch {words}")]
-        card.run.events.clear()
-        card.found(micro_batch=2)
-        assert card.run.events == []
+def test_what_takes_other_memory_is_searched_for_anew(cuda):
+    card = cuda(8)
+    assert card.found() == (8, False) and card.searched()
+    assert card.found(deterministic=True) == (8, False) and card.searched()
+    card.run.average = object()
+    assert card.found() == (8, False) and card.searched()
+
+
+def test_trying_is_no_part_of_the_most_that_training_took(cuda):
+    card = cuda(8)
+    card.found()
+    assert card.resets == 1 and not card.run.events
 
 
 def test_nothing_is_remembered_of_a_card_that_somebody_else_uses(cuda):
@@ -236,6 +245,12 @@ def test_what_does_not_fit_is_answered_with_what_is_smaller(cuda):
     assert card.searched(), "a failure is not remembered"
     with pytest.raises(ValueError, match="take --activation-checkpointing auto, a shorter"):
         card.found(activation_checkpointing="off")
+
+
+def test_if_somebody_else_holds_the_memory_that_is_said(cuda):
+    card = cuda(2, free=0.5)
+    with pytest.raises(ValueError, match=r"into 1\.0 GiB of the 2\.0 GiB of .*nvidia-smi says"):
+        card.found()
 
 
 def test_what_was_told_is_taken(cuda):

@@ -16,9 +16,10 @@ from pipelines import MACHINE, digests, run, toy_engine
 from safetensors.torch import load_file
 
 from pipeline import recipe
+from pipeline.divergence import Diverged, Guard
 from pipeline.engine.stopping import Stopping
 from pipeline.errors import Interrupted
-from pipeline.loop import Loop, _Diverged
+from pipeline.loop import Loop
 from pipeline.machine import Machine
 from pipeline.team import Crew, processes, settled
 
@@ -102,12 +103,12 @@ def test_all_go_back_with_the_leader(tmp_path, corpus, monkeypatch):
     for name, machine in (("one", ONE), ("two", TWO)):
         ill = [2, 8]
 
-        def refuse(loss: float, step: int, ill=ill) -> None:
+        def refuse(_: Guard, loss: float, step: int, ill=ill) -> None:
             if ill and step == ill[0]:
                 ill.pop(0)
-                raise _Diverged(loss, step)
+                raise Diverged("the loss became absurd", loss, step)
 
-        monkeypatch.setattr(Loop, "_refuse_divergence", staticmethod(refuse))
+        monkeypatch.setattr(Guard, "step", refuse)
         engine = toy_engine(tmp_path / name, corpus)
         _, said = run(engine, "train", machine=machine)
         assert "step 2: back to step 0" in said and "step 8: back to step 6" in said

@@ -27,11 +27,13 @@ from pipeline.machine import (
     resolve_device,
     resolve_precision,
 )
+from pipeline.opening import opening
 from pipeline.preflight import require_code
 from pipeline.recipe import Recipe
 from pipeline.stage import Context
-from pipeline.team import led, processes, settled
+from pipeline.team import BYTES, led, processes, settled
 from pipeline.tokens import open_tokens
+from pipeline.ui import human_bytes
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def run(context: Context) -> dict[str, object]:
     with led(size) as leader:
         with leader.all("build", job):
             trainer = prepared(job, leader.team)
+        for line in opening(trainer, context.machine, len(job.tokens("train"))):
+            context.note(line)
 
         def again() -> Trainer:
             fresh = build(job, torch.device("cpu"), Alone())
@@ -105,11 +109,25 @@ def prepared(job: Job, team: Alone) -> Trainer:
 
         team = Shards()
     team.meet(device)
-    trainer = build(job, device, team, resolve_precision(machine.precision, device))
+    dtype = resolve_precision(machine.precision, device)
+    try:
+        trainer = build(job, device, team, dtype)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(_no_room(job, device)) from error
     fit(trainer, machine)
     if machine.compile == "on":
         compile_for(device, trainer.model)
     return trainer
+
+
+def _no_room(job: Job, device: torch.device) -> str:
+    needed = human_bytes(BYTES * job.recipe.model.parameters(job.vocab_size))
+    free, total = map(human_bytes, torch.cuda.mem_get_info(device))
+    return (
+        f"weights, gradients and what the optimizer keeps take {needed}, and of the {total} of "
+        f"{torch.cuda.get_device_name(device)} {free} are free (nvidia-smi says who has the rest): "
+        "take a smaller --size, another --device, or several with --processes and --sharding on"
+    )
 
 
 def compile_for(device: torch.device, model: GPT) -> None:

@@ -1,0 +1,59 @@
+"""What is said before the first step: on what it computes, and what that leaves unused.
+
+A run that quietly takes the CPU beside a GPU, or one GPU of two, costs its owner days, and one that
+reads its text a thousand times hours; so each has a line. Cost: where a run takes the CPU, a look
+for signs of a GPU, which may ask nvidia-smi.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from model.trainer import Trainer
+from pipeline.hardware import ask_gpu, ask_torch
+from pipeline.machine import Machine
+from pipeline.peaks import device_name
+from pipeline.preflight import judge_driver
+from pipeline.recipe import MANY
+
+
+def opening(trainer: Trainer, asked: Machine, tokens: int) -> Iterator[str]:
+    """Lines for people; ``asked``: what they said of the machine, ``tokens``: of the text."""
+    yield _computing(trainer)
+    if unused := _unused(trainer, asked):
+        yield unused
+    train, context = trainer.train, trainer.model.config.context
+    passes = train.steps * train.batch * context / tokens
+    if passes > MANY:
+        yield (
+            f"the {tokens:,} tokens of the text are read {passes:,.0f} times: they are few for "
+            "this recipe, which may learn them by heart"
+        )
+
+
+def _computing(trainer: Trainer) -> str:
+    model, team = trainer.model, trainer.team
+    where = device_name(trainer.device)
+    if trainer.device.type == "cpu":
+        threads = torch.get_num_threads()
+        where = f"the CPU, {threads} thread{'s' * (threads > 1)}"
+    words = [
+        f"computing on {f'{team.size} x ' if team.size > 1 else ''}{where}",
+        str(model.compute_dtype).removeprefix("torch."),
+        *["compiled"] * (model.compiled or model.attends_in_one),
+        f"micro-batch {trainer.micro_batch}",
+        *["activation checkpointing"] * model.recompute,
+    ]
+    return ", ".join(words)
+
+
+def _unused(trainer: Trainer, asked: Machine) -> str:
+    """The GPUs that nobody has ruled out and that are not used all the same, and what to do."""
+    if trainer.device.type == "cpu" and asked.device == "auto":
+        gpu = ask_gpu()
+        return judge_driver(ask_torch("auto"), gpu, False).words if gpu.given else ""
+    if trainer.device.type == "cuda" and asked.device in ("auto", "cuda"):
+        there, used = torch.cuda.device_count(), trainer.team.size
+        if there > used:
+            return f"torch sees {there} GPUs, and {used} of them trains: --processes auto takes all"
+    return ""
