@@ -61,6 +61,8 @@ def worker(name: str, dtype: str, folder: str, steps: int) -> None:
 
 
 def main() -> None:
+    from pipeline.machine import REST  # of this folder's parent, which is found by now
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nanogpt", default="nanoGPT")
     parser.add_argument("--rounds", type=int, default=3)
@@ -76,7 +78,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--worker", name, dtype]
             command += ["--nanogpt", options.nanogpt, "--steps", str(options.steps)]
             # as our command line sets it; it is none of the others'
-            own = {"GOMP_SPINCOUNT": "10000"} if name == "ours" else {}
+            own = REST if name == "ours" else {}
             done = subprocess.run(
                 command, check=True, capture_output=True, text=True, env={**os.environ, **own}
             )

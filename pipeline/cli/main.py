@@ -6,6 +6,7 @@ import click
 
 from pipeline.cli import care, metrics, preflight, runs, stop, stores
 from pipeline.cli.process import run_command
+from pipeline.machine import REST
 
 VERBS = (
     *(runs.run, runs.status, runs.explain_stage, runs.graph, runs.log_stage, runs.sizes),
@@ -35,9 +36,6 @@ for verb in VERBS:
 
 def main() -> None:
     """Entry point: errors that a user can mend are one message, without a traceback."""
-    # Torch's threads wait for work without rest for some milliseconds, if nothing else was said
-    # before it is loaded. They take the cores from whatever else has work: attention of ours,
-    # which is a sixth faster without, and other programs. This is a tenth of a millisecond.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if not os.environ.keys() & {"OMP_WAIT_POLICY", *REST}:
+        os.environ.update(REST)
     run_command(cli, "pipeline")
