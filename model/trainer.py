@@ -42,6 +42,7 @@ class StepReport:
     loss_there: Tensor
     norm_there: Tensor
     lr: float
+    scale: float = 1.0  # of the gradients; a norm that is no number may only mean that it was high
 
     @cached_property
     def loss(self) -> float:
@@ -91,6 +92,7 @@ class Trainer:
         """One optimizer step on ``train.batch`` windows."""
         self.model.train()
         loss, norm = self._gradients()
+        scaled_by = self.scaler.factor if self._scaled else 1.0
         scale = self.peak * learning_rate(self.step, self.train)
         if not self._scaled or self.scaler.finite(norm):
             for optimizer in self.optimizers.values():
@@ -98,7 +100,7 @@ class Trainer:
             if self.average:
                 self.average.follow()
         self.step += 1
-        return StepReport(self.step, loss, norm, self.train.lr * scale)
+        return StepReport(self.step, loss, norm, self.train.lr * scale, scaled_by)
 
     def _gradients(self) -> tuple[Tensor, Tensor]:
         """Loss and norm of the step; what memory does not hold is tried again in smaller slices."""

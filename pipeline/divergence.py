@@ -3,31 +3,32 @@
 It has, as soon as
 
 * the loss of a step is no number, or more than twice that of a blind guess, ln(vocabulary);
-* the mean loss of 50 steps is more than 1 nat above the least such mean before: a rise that stays;
-* the gradient's norm is no number. In float16 that costs its step alone, until the scaler's factor
-  has come down to 1 and there is nothing left to scale;
+* the gradient's norm is no number. In float16 that costs its step alone as long as it was scaled;
 * a look at the validation split gives no number. It may be as bad as it likes: a model that learns
   its text by heart can be worse there than a blind guess.
 
-Then it goes back to its newest checkpoint. If it has done so before without getting as far as
-another one, or diverges in the very first step from there, whose loss no learning rate can change,
-then that one is the illness, and it goes back to the one before; to the beginning if there is none
-and no more than a tenth of the steps is lost.
+A rise that stays below is not judged: it may heal, and what a batch costs depends on what is in it.
+
+Then the run goes back to its newest checkpoint. If it comes no further than before, or diverges in
+the very first step from there, whose loss no learning rate can change, then that checkpoint is the
+illness, and it goes back to the one before; to the beginning if there is none and no more than a
+tenth of the steps is lost. What it saves before it has come further is nothing to go back to.
 """
 
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from model.trainer import StepReport
 from pipeline.checkpoint import Stored
 from pipeline.store.disk import link
 
 TOO_HIGH = 2.0  # times the loss of a blind guess
-WINDOW, RISE = 50, 1.0  # steps whose mean counts; nats per token
 YOUNG = 0.1  # of a run's steps; what may be done again from the beginning
+
+Files = Mapping[str, Path]
 
 
 class Diverged(Exception):
@@ -38,63 +39,65 @@ class Diverged(Exception):
         self.words, self.loss, self.step = words, loss, step
 
 
-class Guard:
-    """Judges the losses of a run, one by one."""
+def judge(report: StepReport, vocab_size: int) -> None:
+    """Raises Diverged if what the step has shown is no use."""
+    if not report.loss <= TOO_HIGH * math.log(vocab_size):  # true for NaN as well
+        words = f"the loss became {report.loss:.4g}"
+    elif not math.isfinite(report.gradient_norm) and report.scale <= 1:
+        words = f"the gradient became {report.gradient_norm:.4g}"
+    else:
+        return
+    raise Diverged(words, report.loss, report.step)
 
-    def __init__(self, vocab_size: int) -> None:
-        self.limit = TOO_HIGH * math.log(vocab_size)
-        self.start([])
 
-    def start(self, losses: list[float]) -> None:
-        """What comes next follows these."""
-        self.recent, self.least = losses[-WINDOW:], math.inf
-        if len(losses) >= WINDOW:
-            windows = np.lib.stride_tricks.sliding_window_view(losses, WINDOW)
-            self.least = float(windows.mean(axis=1).min())
-
-    def step(self, loss: float, step: int) -> None:
-        """Raises Diverged, and then does not count it."""
-        if not loss <= self.limit:  # true for NaN as well
-            raise Diverged(f"the loss became {loss:.4g}", loss, step)
-        recent = [*self.recent, loss][-WINDOW:]
-        if len(recent) == WINDOW:
-            mean = float(np.mean(recent))
-            if mean > self.least + RISE:
-                words = f"the mean loss rose from {self.least:.4g} to {mean:.4g} and stayed there"
-                raise Diverged(words, loss, step)
-            self.least = min(self.least, mean)
-        self.recent = recent
+@dataclass(frozen=True)
+class _Place:
+    step: int
+    files: dict[str, Path]
+    folder: Path
 
 
 class WayBack:
-    """The checkpoint that a run goes back to: links to its files, whatever becomes of the store's.
+    """The two newest checkpoints to go back to: links, whatever becomes of the store's files.
 
-    ``earlier`` finds the files of the newest one before some step, if there is any.
+    ``earlier`` gives the files of the one before that which the run came from, if there is any.
     """
 
-    def __init__(self, folder: Path, earlier: Callable[[int], dict[str, Path] | None]) -> None:
+    def __init__(self, folder: Path, earlier: Callable[[], Files | None]) -> None:
         self.folder, self.earlier = folder, earlier
-        self.step, self.files, self.used = 0, dict[str, Path](), False
+        self.places: list[_Place] = []
+        self.made = self.failed = 0  # folders; the furthest step at which the run diverged
 
-    def here(self, step: int, files: Mapping[str, Path]) -> None:
-        """From now on it is this one; without files, the beginning."""
-        self.end()
-        self.folder.mkdir()
-        self.step, self.used = step, False
-        self.files = {name: self.folder / name for name in files}
-        for name, path in files.items():
-            link(path, self.files[name])
+    def here(self, step: int, files: Files) -> None:
+        """A checkpoint was made, or come from."""
+        if step > self.failed:
+            self.places.append(self._held(step, files))
+        while len(self.places) > 2:
+            self._forget(0)
 
-    def choose(self, diverged: int, steps: int) -> dict[str, Path]:
+    def choose(self, diverged: int, steps: int) -> Files:
         """The files to go on from for a run that diverged at that step; none: the beginning."""
-        if self.step and (self.used or diverged == self.step + 1):
-            older = self.earlier(self.step)
+        if not self.failed and len(self.places) == 1:  # before others take its place in the store
+            older = self.earlier()
             if older is not None:
-                self.here(int(Stored(older["state.safetensors"])["step"]), older)
-            elif self.step <= YOUNG * steps:
-                self.here(0, {})
-        self.used = True
-        return self.files
+                step = int(Stored(older["state.safetensors"])["step"])
+                self.places.insert(0, self._held(step, older))
+        ill = self.places and (diverged <= self.failed or diverged == self.places[-1].step + 1)
+        if ill and (len(self.places) > 1 or self.places[0].step <= YOUNG * steps):
+            self._forget(-1)
+        self.failed = max(self.failed, diverged)
+        return self.places[-1].files if self.places else {}
+
+    def _held(self, step: int, files: Files) -> _Place:
+        folder = self.folder / str(self.made)
+        folder.mkdir(parents=True)
+        self.made += 1
+        for name, path in files.items():
+            link(path, folder / name)
+        return _Place(step, {name: folder / name for name in files}, folder)
+
+    def _forget(self, at: int) -> None:
+        shutil.rmtree(self.places.pop(at).folder)
 
     def end(self) -> None:
         """Leave nothing."""

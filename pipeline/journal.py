@@ -36,7 +36,6 @@ class Journal:
     def __init__(self, folder: Path, restored: Mapping[str, Path]) -> None:
         """``restored`` are the files of the checkpoint that the run goes on from."""
         self.folder = folder
-        self.returns: list[str] = []  # lines of this process that stay whatever is undone
         self._take(restored)
 
     def _take(self, restored: Mapping[str, Path]) -> None:
@@ -81,14 +80,19 @@ class Journal:
 
         Returns how many those are; ``line`` is the newest.
         """
-        self.returns.append(json.dumps(line) + "\n")
         self.file.close()
+        known = [*self._returns([*self.parts, self.folder / "open"]), json.dumps(line) + "\n"]
         shutil.rmtree(self.folder)
         self._take(restored)
-        told = "".join(part.read_text(encoding="utf-8") for part in self.parts)
-        untold = [text for text in self.returns if text not in told]
+        told = self._returns(self.parts)
+        untold = [text for text in known if text not in told]
         self.file.writelines(untold)
         return len(untold)
+
+    @staticmethod
+    def _returns(parts: Iterable[Path]) -> list[str]:
+        whole = "".join(part.read_text(encoding="utf-8") for part in parts)
+        return [line for line in whole.splitlines(True) if '"back_from"' in line]
 
     def finish(self, path: Path) -> None:
         """Write all lines to one file and leave nothing else."""

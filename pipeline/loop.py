@@ -31,7 +31,7 @@ from torch import Tensor
 from model.evaluate import score
 from model.trainer import StepReport, Trainer
 from pipeline.checkpoint import Stored, write
-from pipeline.divergence import Diverged, Guard, WayBack
+from pipeline.divergence import Diverged, WayBack, judge
 from pipeline.errors import Interrupted
 from pipeline.journal import Journal
 from pipeline.metrics import Meter, Segment, number
@@ -65,7 +65,6 @@ class Loop:
         self.rebuild, self.leader = rebuild, leader or Nobody()
         self.train = context.recipe.train
         self.bytes_per_token = tokens["validation_bytes"] / tokens["validation_tokens"]
-        self.guard = Guard(trainer.model.vocab_size)
         self.losses: list[float] = []
         self.looks: list[dict[str, float]] = []
         self.segments: list[dict[str, Any]] = []  # before this one
@@ -118,10 +117,7 @@ class Loop:
         report, self.late = self.late, None
         if report is None:
             return
-        self.guard.step(report.loss, report.step)
-        if not math.isfinite(report.gradient_norm) and not self._can_skip:
-            words = f"the gradient became {report.gradient_norm:.4g}"
-            raise Diverged(words, report.loss, report.step)
+        judge(report, self.trainer.model.vocab_size)
         self.losses.append(report.loss)
         self.meter.lap(report.step)
         self.read = report
@@ -139,11 +135,6 @@ class Loop:
     @property
     def _scaled(self) -> bool:
         return self.trainer.model.compute_dtype == torch.float16
-
-    @property
-    def _can_skip(self) -> bool:
-        """Is a gradient that is no number only one that was scaled too far?"""
-        return self._scaled and self.trainer.scaler.factor > 1
 
     def _look(self, step: int) -> None:
         """Score the start of the validation split; remember the weights if they are the best."""
@@ -238,7 +229,6 @@ class Loop:
         self._load(files["state.safetensors"])
         history = json.loads(files["history.json"].read_text(encoding="utf-8"))
         self.losses, self.looks = history["losses"], history["validation"]
-        self.guard.start(self.losses)
         if "segments.json" in files:  # older checkpoints have none
             self.segments = json.loads(files["segments.json"].read_text(encoding="utf-8"))
         if self.looks:
@@ -264,16 +254,16 @@ class Loop:
         elif self.rebuild:
             self.trainer, self.told = self.rebuild(), 0
             self.losses, self.looks, self.segments = [], [], []
-            self.guard.start([])
         else:
             raise self._gives_up(diverged) from None
         self.trainer.peak, self.late, self.read = factor, None, None
         step = self.started_from = self.trainer.step
+        self.context.went_back(step)
         line = {"step": step, "back_from": diverged.step, "loss": number(diverged.loss)}
         returns = self.journal.back(files, {**line, "peak": factor})
         self.meter.restart(step)
         self.segment = Segment(self.trainer, self.meter, returns)
-        self.started_at = time.monotonic()
+        self.saved_at = self.started_at = time.monotonic()
         self.context.note(
             f"{diverged.words} at step {diverged.step:,}: back to step {step:,}, and on with "
             f"{factor:g} of the recipe's learning rate"

@@ -46,11 +46,13 @@ class Context:
     out: Path  # an empty directory; what is in it at the end is the result
     source: Any = None  # for a stage that reads the data source: see sources.py
     restored: dict[str, Path] | None = None  # files of the newest whole checkpoint, if any
-    # files of the newest whole checkpoint before a step, if any
-    earlier: Callable[[int], dict[str, Path] | None] = field(default=lambda _: None)
+    # files of the one before it, if any; to be asked for before a checkpoint is saved
+    earlier: Callable[[], dict[str, Path] | None] = field(default=lambda: None)
     stopping: Callable[[], bool] = field(default=lambda: False)
     show: Callable[..., None] = field(default=lambda *_, **__: None)
     save: Callable[..., None] = field(default=lambda *_, **__: None)
+    # say that checkpoints behind a step, saved before now, are nothing to go on from
+    went_back: Callable[[int], None] = field(default=lambda _: None)
     note: Callable[[str], None] = field(default=lambda _: None)  # say something to people once
     # a folder of this machine in which a process finds what one that was killed had done; it may
     # lack anything, or hold it damaged, and is gone when there is a result

@@ -2,19 +2,20 @@
 
 import json
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from pipelines import MACHINE, toy_engine, write_corpus
 from pipelines import run as run_engine
+from pipelines import toy_engine, write_corpus
 from test_loop import FILES, STEPS, Runs, Sickly, lines, steps
 
 from model.trainer import StepReport, Trainer
 from pipeline.checkpoint import Stored
-from pipeline.divergence import RISE, WINDOW, Diverged, Guard
+from pipeline.divergence import Diverged, judge
+from pipeline.errors import Interrupted
+from pipeline.loop import Loop
 
 
 def test_a_diverged_run_goes_back_to_its_newest_checkpoint(tmp_path):
@@ -118,6 +119,17 @@ def test_every_return_is_told_though_no_checkpoint_was_between(tmp_path):
     told = [line["peak"] for line in lines(out / "metrics.jsonl") if "back_from" in line]
     assert told == [0.5, 0.25]
     assert steps(lines(out / "metrics.jsonl")) == list(range(1, STEPS + 1))
+
+
+def test_returns_of_another_process_are_told_though_they_are_undone(tmp_path):
+    run = Runs(tmp_path, ill=[(7, 0.5)])
+    run.run(until=8, share=0.5)
+    run.ill = [(9, 0.25)]
+    out = run.run()
+    assert run.returns == [4, 4]
+    told = [line["peak"] for line in lines(out / "metrics.jsonl") if "back_from" in line]
+    assert told == [0.5, 0.25]
+    assert [each["rollbacks"] for each in run.metrics["segments"]] == [0, 2]
 
 
 def test_without_a_way_to_start_over_an_early_divergence_ends_it(tmp_path):
@@ -232,15 +244,66 @@ def test_who_comes_no_further_goes_further_back(tmp_path):
     assert [each["rollbacks"] for each in run.metrics["segments"]] == [0, 2]
 
 
-def test_the_store_gives_the_one_before(tmp_path):
-    """A rate that is far too high, really, and a checkpoint of each step."""
-    corpus = write_corpus(tmp_path / "corpus.txt")
-    engine = toy_engine(tmp_path / "store", corpus, "train.lr=1", "train.optimizer=adamw")
-    report, printed = run_engine(engine, "train", replace(MACHINE, checkpoint_steps=1))
-    seen, to = map(int, re.search(r"at step (\d+): back to step (\d+), and on", printed).groups())
-    assert to == seen - 2 > 0
-    metrics = report[-1][0].result.body["metrics"]
-    assert metrics["steps"] == STEPS and metrics["segments"][-1]["from"] > to
+def test_an_illness_that_shows_late_is_behind_the_second_return(tmp_path):
+    """What is saved before the run has come further is nothing to go back to."""
+
+    class Latent(Sickly):
+        """Its weights go bad in step 5, and the loss shows it in step 11."""
+
+        def run_step(self) -> StepReport:
+            report = super().run_step()
+            ill = self.model.embedding.weight[0]
+            if report.step == 5 and self.peak == 1:
+                with torch.no_grad():
+                    ill.fill_(5.0)
+            if report.step == 11 and ill.mean() > 4:
+                return replace(report, loss_there=torch.tensor(math.nan))
+            return report
+
+    run = Runs(tmp_path, every=4)
+    made = run.trainer
+
+    def trainer() -> Trainer:
+        one = made()
+        one.__class__ = Latent
+        return one
+
+    run.trainer = trainer
+    out = run.run()
+    assert run.returns == [8, 4]
+    assert steps(lines(out / "metrics.jsonl")) == list(range(1, STEPS + 1))
+
+
+def test_the_store_has_the_one_before_and_its_log_says_which_were_left(tmp_path, monkeypatch):
+    plain, shown, seen = Trainer.run_step, Loop._show, [0]
+
+    def run_step(self: Trainer) -> StepReport:
+        report = plain(self)
+        if report.step == 8 and self.peak == 1:
+            with torch.no_grad():
+                self.model.embedding.weight.mul_(1e4)
+        return report
+
+    def show(self: Loop, step: int) -> None:
+        shown(self, step)
+        seen.append(step)
+
+    monkeypatch.setattr(Trainer, "run_step", run_step)
+    monkeypatch.setattr(Loop, "_show", show)
+    engine = toy_engine(tmp_path / "store", write_corpus(tmp_path / "corpus.txt"))
+
+    def checkpoints() -> list[int]:
+        train = next(planned for planned in engine.plan() if planned.stage.name == "train")
+        return [entry.body["step"] for entry in train.state.checkpoints]
+
+    with pytest.raises(Interrupted):
+        run_engine(engine, "train", stopping=lambda: seen[-1] == 8)
+    assert checkpoints() == [6, 8]
+    with pytest.raises(Interrupted):
+        run_engine(engine, "train", stopping=lambda: seen[-1] == 7)
+    assert checkpoints() == [6, 7]
+    report, _ = run_engine(engine, "train")
+    assert report[-1][0].result.body["metrics"]["steps"] == STEPS
 
 
 def test_a_gradient_that_is_no_number_is_found_before_anything_is_saved(tmp_path):
@@ -285,32 +348,22 @@ def test_in_float16_it_costs_a_step_until_there_is_nothing_left_to_scale(tmp_pat
     assert "the gradient became inf at step 6" in str(told.value)
 
 
+def report(loss: float, norm: float = 1.0, scale: float = 1.0) -> StepReport:
+    return StepReport(1, torch.tensor(loss), torch.tensor(norm), 0.1, scale)
+
+
 def test_a_loss_twice_that_of_a_blind_guess_is_refused():
-    guard = Guard(100)
-    guard.step(9.2, 1)
+    judge(report(9.2), 100)
     for loss in (9.22, math.inf, math.nan):
         with pytest.raises(Diverged, match="the loss became"):
-            guard.step(loss, 2)
+            judge(report(loss), 100)
 
 
-def test_a_rise_that_stays_is_found_and_one_that_goes_is_not():
-    falling = [4.0 - step / 100 for step in range(200)]
-    high = min(falling) + 2 * RISE
-    guard = Guard(1000)
-    for step, loss in enumerate([*falling, *[high] * (WINDOW // 3), *[2.0] * WINDOW]):
-        guard.step(loss, step)
-    seen = 0
-    with pytest.raises(Diverged, match=r"the mean loss rose from 2 to 3.* and stayed there"):
-        for seen in range(WINDOW):
-            guard.step(2.0 + 2 * RISE, seen)
-    assert WINDOW // 3 < seen < WINDOW
-    again = Guard(1000)
-    again.start(falling)
-    straight = Guard(1000)
-    for step, loss in enumerate(falling):
-        straight.step(loss, step)
-    assert again.recent == straight.recent
-    assert again.least == pytest.approx(straight.least)
+def test_a_gradient_that_was_scaled_may_be_infinite():
+    judge(report(1.0, math.inf, 2.0), 100)
+    for norm in (math.inf, math.nan):
+        with pytest.raises(Diverged, match="the gradient became"):
+            judge(report(1.0, norm), 100)
 
 
 def test_the_trainer_obeys_the_factor(tmp_path):

@@ -100,6 +100,14 @@ def test_retired_checkpoints_are_passed_over():
     assert [entry.body["step"] for entry in state.checkpoints] == [5]
 
 
+def test_checkpoints_that_a_stage_went_back_behind_are_left():
+    """So that the newest is that of the highest step, and the others lead to it."""
+    ill = entries(claim("a"), checkpoint(5), checkpoint(10), {**checkpoint(8), "back_to": 5})
+    assert [entry.body["step"] for entry in fold(ill).checkpoints] == [5, 8]
+    start = [*ill, Entry(4, "checkpoint", {**checkpoint(3), "back_to": 0})]
+    assert [entry.body["step"] for entry in fold(start).checkpoints] == [3]
+
+
 def test_kinds_of_a_later_version_are_passed_over():
     state = fold(entries(claim("a"), {"kind": "remark", "text": "hm"}))
     assert state.owner.body["owner"] == "a" and len(state.entries) == 2

@@ -45,10 +45,11 @@ class Runs:
         self.machine = replace(MACHINE, checkpoint_steps=every)
         self.chosen = recipe.load("tiny", data="text.txt", settings=SETTINGS)
         self.saved: dict[str, Path] | None = None
-        self.older: dict[int, dict[str, Path]] = {}
+        self.older: list[dict[str, Path]] = []
         self.states: dict[int, bytes] = {}
         self.notes: list[str] = []
         self.needs: list[tuple[str, float]] = []
+        self.returns: list[int] = []
         self.sessions = self.made = 0
 
     def trainer(self) -> Trainer:
@@ -73,11 +74,11 @@ class Runs:
             os.chmod(file, 0o444)
             self.saved[file.name] = file.rename(folder / file.name)
         self.states[step] = self.saved["state.safetensors"].read_bytes()
-        self.older[step] = self.saved
+        self.older.append(self.saved)
 
-    def earlier(self, before: int) -> dict[str, Path] | None:
-        newest = max((step for step in self.older if step < before), default=None)
-        return self.older[newest] if newest is not None else None
+    def earlier(self) -> dict[str, Path] | None:
+        """What a store had before the newest, when this session began."""
+        return self.older[-2] if len(self.older) > 1 else None
 
     def run(self, until: int = 99, share: float = 1.0) -> Path:
         """One session, interrupted after step ``until``; returns where its files lie.
@@ -94,6 +95,7 @@ class Runs:
             out,
             restored=self.saved,
             earlier=self.earlier,
+            went_back=self.returns.append,
             stopping=lambda: self.loop.trainer.step >= until and self.loop.trainer.peak <= share,
             save=self.save,
             note=self.notes.append,

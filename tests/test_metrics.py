@@ -17,14 +17,17 @@ from pipelines import run, toy_engine
 from model.config import SIZES
 from model.gpt import GPT
 from model.parallel import Alone
+from model.trainer import StepReport
 from pipeline import journal, metrics, peaks
 from pipeline.cards import flops_per_token, listed
+from pipeline.divergence import Diverged
 from pipeline.engine.remembered import remember
 from pipeline.errors import Interrupted
 from pipeline.journal import Journal, is_part, last_step
 from pipeline.metrics import Meter, number
 
 CPU = torch.device("cpu")
+STEPS = 12  # of the toy engine
 
 
 def told(paths: list[Path]) -> list[int]:
@@ -352,6 +355,34 @@ def test_follow_goes_on_until_the_result(tmp_path, corpus, monkeypatch):
     lines = [json.loads(text) for text in said.out.splitlines()]
     assert [line["step"] for line in lines if "lr" in line] == list(range(1, 13))
     assert waits >= 2
+
+
+def test_follow_shows_what_is_done_again(tmp_path, corpus, monkeypatch):
+    """All up to a checkpoint is shown when the step behind it goes back to the one before."""
+    from pipeline.cli import metrics as verb
+
+    def judge(report: StepReport, _: int) -> None:
+        if report.step in ill:
+            raise Diverged("the loss became absurd", report.loss, ill.pop())
+
+    ill, asked = [], iter(range(1000))
+    monkeypatch.setattr("pipeline.loop.judge", judge)
+    engine = toy_engine(tmp_path / "store", corpus)
+    with pytest.raises(Interrupted):
+        run(engine, "train", stopping=lambda: next(asked) > 10)
+    train = next(planned for planned in engine.plan() if planned.stage.name == "train")
+    reached = train.state.checkpoints[-1].body["step"]
+    ill.append(reached + 1)
+    monkeypatch.setattr(verb, "time", types.SimpleNamespace(sleep=lambda _: run(engine, "train")))
+    said = pipeline("metrics", "--store", tmp_path / "store", "--json", "--follow")
+    lines = [json.loads(text) for text in said.out.splitlines()]
+    at = next(at for at, line in enumerate(lines) if "back_from" in line)
+    shown, again = (
+        [line["step"] for line in part if "lr" in line] for part in (lines[:at], lines[at:])
+    )
+    assert lines[at]["step"] < reached == lines[at]["back_from"] - 1 < STEPS
+    assert shown == list(range(1, reached + 1))
+    assert again == list(range(lines[at]["step"] + 1, STEPS + 1))
 
 
 def test_events_need_their_package(finished, tmp_path, monkeypatch):

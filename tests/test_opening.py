@@ -79,8 +79,12 @@ def test_weights_that_do_not_fit_are_answered_with_what_would_help(monkeypatch, 
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(stage, "build", full)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 28, 1 << 33))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Test Card")
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 7 << 30)
     engine = toy_engine(tmp_path / "store", write_corpus(tmp_path / "text.txt"))
-    with pytest.raises(ValueError, match=r"of the 8\.0 GiB of Test Card 256\.0 MiB are free"):
-        run(engine, "train", replace(MACHINE, device="cpu"))
+    for total, others in ((8, ": "), (16, r" \(8\.0 GiB are in use by others: nvidia-smi")):
+        monkeypatch.setattr(
+            torch.cuda, "mem_get_info", lambda device, at=total: (1 << 30, at << 30)
+        )
+        with pytest.raises(ValueError, match=rf"for the {total}\.0 GiB of Test Card{others}"):
+            run(engine, "train", replace(MACHINE, device="cpu"))

@@ -15,8 +15,9 @@ from commands import TOY, pipeline, start
 from pipelines import MACHINE, digests, run, toy_engine
 from safetensors.torch import load_file
 
+from model.trainer import StepReport
 from pipeline import recipe
-from pipeline.divergence import Diverged, Guard
+from pipeline.divergence import Diverged
 from pipeline.engine.stopping import Stopping
 from pipeline.errors import Interrupted
 from pipeline.loop import Loop
@@ -103,12 +104,11 @@ def test_all_go_back_with_the_leader(tmp_path, corpus, monkeypatch):
     for name, machine in (("one", ONE), ("two", TWO)):
         ill = [2, 8]
 
-        def refuse(_: Guard, loss: float, step: int, ill=ill) -> None:
-            if ill and step == ill[0]:
-                ill.pop(0)
-                raise Diverged("the loss became absurd", loss, step)
+        def refuse(report: StepReport, vocab_size: int, ill=ill) -> None:
+            if ill and report.step == ill[0]:
+                raise Diverged("the loss became absurd", report.loss, ill.pop(0))
 
-        monkeypatch.setattr(Guard, "step", refuse)
+        monkeypatch.setattr("pipeline.loop.judge", refuse)
         engine = toy_engine(tmp_path / name, corpus)
         _, said = run(engine, "train", machine=machine)
         assert "step 2: back to step 0" in said and "step 8: back to step 6" in said

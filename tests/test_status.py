@@ -287,6 +287,19 @@ def words(*bodies: dict, every: bool = False) -> list[str]:
     return [line[45:] for line in lines]
 
 
+def test_a_story_with_a_return():
+    assert words(
+        comes("a"), reaches(400), reaches(800), reaches(600, back_to=400), comes("b"), goes("x")
+    ) == [
+        "by a",
+        "step 400, 2.0 KiB",
+        "step 800, 2.0 KiB",
+        "step 600, 2.0 KiB, after a return to step 400",
+        "by b, takes over from a, which did steps 1 to 600",
+        "released: x",
+    ]
+
+
 def test_a_story_over_three_machines():
     assert words(
         comes("a-1-x", machine=TOLD),

@@ -93,10 +93,12 @@ def _files(engine: Engine, train: Planned, after: int) -> list[Path]:
 
 def _follow(engine: Engine) -> Lines:
     """Lines as checkpoints bring them, until there is a result."""
-    reached = 0
+    reached, seen = 0, tuple[log.Entry, ...]()
     while True:
         train = _train(engine)
-        seen: tuple[log.Entry, ...] = train.state.entries if train.state else ()
+        before, seen = seen, train.state.entries if train.state else ()
+        backs = [entry.body.get("back_to", reached) for entry in seen[len(before) :]]
+        reached = min([reached, *backs])
         for line in _all(engine, train, reached):
             yield line
             reached = line["step"]

@@ -81,8 +81,8 @@ class _Teller:
         elif kind == "retire":
             words = self._retire(body)
         elif kind == "checkpoint":
+            words = f"step {body['step']:,}, {_bytes(entry)}" + self._went_back(body)
             self.steps[entry.position] = body["step"]
-            words = f"step {body['step']:,}, {_bytes(entry)}"
         elif kind == "adopt":  # others have done these steps
             self.steps[entry.position] = self.start = body["step"]
             words = f"step {body['step']:,} of key {body['from'][:8]}..., {_bytes(entry)}"
@@ -119,6 +119,14 @@ class _Teller:
         self.start = min(self.start, self._reached())
         positions = " ".join(map(str, body["positions"]))
         return f"takes back {positions}: {body.get('why', '')}"
+
+    def _went_back(self, body: dict[str, Any]) -> str:
+        """To where, if it did so before this checkpoint: what stood behind stands no more."""
+        if (to := body.get("back_to")) is None:
+            return ""
+        self.steps = {position: step for position, step in self.steps.items() if step <= to}
+        self.start = min(self.start, to)
+        return f", after a return to step {to:,}"
 
     def _reached(self) -> int:
         return max(self.steps.values(), default=0)

@@ -36,6 +36,7 @@ class Checkpoint:
     step: int
     seconds: float
     folder: Path  # what is in it are its files; it is ours to move them
+    returns: int = 0  # how often the stage had gone back by then
     body: dict[str, Any] | None = None
 
 
@@ -53,7 +54,8 @@ def read_unsent(store: Store, key: str) -> dict[str, Any] | None:
     """The checkpoint of a key that only this machine has, if there is one."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         body = json.loads(store.disk.read(f"{UNSENT}/{key}") or b"")
-        return {name: body[name] for name in ("step", "seconds", "files")}
+        wanted = {name: body[name] for name in ("step", "seconds", "files")}
+        return wanted | {name: body[name] for name in ("back_to",) if name in body}
     return None
 
 

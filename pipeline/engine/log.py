@@ -15,7 +15,8 @@ The protocol, in full:
   is its fencing token: a process that was presumed dead finds that position taken by the claim of
   its successor, raises ``Lost`` and writes nothing more. It cannot do harm later, because every
   later position has been seen, and filled, by somebody who knew of the claim.
-* A *checkpoint* is a state to go on from; an *adopt* is one that was made under another key. A
+* A *checkpoint* is a state to go on from, instead of those behind ``back_to`` if it says that the
+  stage went back there; an *adopt* is one that was made under another key. A
   *result* ends the work, as does a *same*, the result of another key that a person declared to be
   just as good; the first of them stands. A *retire* takes back the entries at the positions that it
   names (their bytes were damaged, say), with a reason.
@@ -26,7 +27,9 @@ An owner that lives rewrites its beat; see beat.py for how others judge it dead.
 
 import contextlib
 import json
+import math
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -109,13 +112,19 @@ def fold(entries: list[Entry]) -> State:
             record = record or entry.body.get("record")
             keep = entry.body.get("machine", {}).get("keep", keep)
         elif entry.kind in ("checkpoint", "adopt"):
-            checkpoints = [*checkpoints, entry][-keep:]
+            checkpoints = [*still_good(checkpoints, entry.body), entry][-keep:]
         elif entry.kind == "retire":
             gone = entry.body["positions"]
             checkpoints = [each for each in checkpoints if each.position not in gone]
         elif entry.kind in ("result", "same") and not (result or entry.position in retired):
             result, owner = entry, None
     return State(tuple(entries), owner, tuple(checkpoints), result, record)
+
+
+def still_good(checkpoints: Iterable[Entry], body: dict[str, Any]) -> list[Entry]:
+    """Those that are to be gone on from beside a new one: so its steps are the highest always."""
+    back_to = body.get("back_to", math.inf)
+    return [each for each in checkpoints if each.body["step"] <= back_to]
 
 
 def keys(store: Store) -> list[str]:

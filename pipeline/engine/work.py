@@ -94,6 +94,8 @@ class Work:
         self.sending = store.patient(_ONE_TRY, lambda why: self.courier.report(0))
         self.kept: set[str] = set()  # blobs on this machine's disk that no entry names yet
         self.pruned: set[str] = set()
+        self.returns: list[int] = []  # the steps that the stage went back to
+        self.returns_told = 0  # how many of them the log knows of
         self.told = False  # that a last checkpoint is being sent
         self.fetched = session.counting(stage)
 
@@ -120,6 +122,7 @@ class Work:
             try:
                 if missing:
                     self._retire_result(missing[0])
+                self.candidates = self._candidates()
                 restored = self._restore()
                 self.session.ui.stage_started(self.stage, restored.step if restored.files else None)
                 self.seconds = _stopwatch(restored.seconds)
@@ -130,10 +133,11 @@ class Work:
                     out=out,
                     source=source,
                     restored=restored.files,
-                    earlier=self._earlier,
+                    earlier=lambda: self._restore().files,
                     stopping=self.stopping,
                     show=show,
                     save=self._save,
+                    went_back=self.returns.append,
                     note=self._note,
                     kept=kept,
                     needs=self.stopping.needs,
@@ -224,7 +228,7 @@ class Work:
         folder = Path(tempfile.mkdtemp(prefix=f"checkpoint-{step}-", dir=self.scratch))
         for file in files:
             file.rename(folder / file.name)
-        self.courier.submit(Checkpoint(step, self.seconds(), folder))
+        self.courier.submit(Checkpoint(step, self.seconds(), folder, len(self.returns)))
 
     def _carry(self, checkpoint: Checkpoint) -> None:
         """Called in the courier's thread: blobs first, the entry after, what it replaces last."""
@@ -237,6 +241,7 @@ class Work:
             raise Lost(str(error)) from error
         self.courier.report(0)  # not wanted any more? then no entry
         self._send_again(self.claim.append("checkpoint", body))
+        self.returns_told = checkpoint.returns
         # twice: when the last one is handed over, another may just have set out
         self.stopping.needs("sending", 2 * (time.monotonic() - start))
         self._prune()
@@ -260,6 +265,8 @@ class Work:
             digests = {file.name: self.store.keep(file) for file in files}
             checkpoint.folder.rmdir()
             body = {"step": checkpoint.step, "files": _named(digests, sizes), **stamp()}
+            if untold := self.returns[self.returns_told : checkpoint.returns]:
+                body["back_to"] = min(untold)
             checkpoint.body = body | {"seconds": checkpoint.seconds}
             for blob in self.kept - set(digests.values()):
                 self.store.forget(blob)
@@ -267,20 +274,11 @@ class Work:
             note_unsent(self.store, self.key, checkpoint.body)
         return checkpoint.body
 
-    def _earlier(self, step: int) -> dict[str, Path] | None:
-        """The newest checkpoint before that step that is whole."""
-        self.state = self.store.insist(lambda: log.read(self.store, self.key))
-        for _, body in self._candidates():
-            with suppress(Damaged):
-                if body["step"] < step:
-                    return self._files(body)
-        return None
-
     def _restore(self) -> Restored:
-        """The newest checkpoint that is whole; damaged ones are retired."""
+        """The newest checkpoint that is whole, then the one before it; damaged ones are retired."""
         if self.state.result is not None:
             return Restored()  # it was finished once, and its checkpoints were removed then
-        for position, body in self._candidates():
+        for position, body in self.candidates:
             step, seconds = body["step"], body["seconds"]
             try:
                 return Restored(step, seconds, self._files(body))
@@ -299,11 +297,14 @@ class Work:
 
     def _candidates(self) -> Iterator[tuple[int | None, dict[str, Any]]]:
         """Checkpoints to go on from, best first: (position in the log if it is there, body)."""
-        logged = [(entry.position, entry.body) for entry in self.state.checkpoints]
-        body = read_unsent(self.store, self.key)
-        if body and (not logged or body["step"] > logged[-1][1]["step"]):
-            yield None, body
-        yield from reversed(logged)
+        logged = self.state.checkpoints
+        if body := read_unsent(self.store, self.key):
+            followed = log.still_good(logged, body)
+            if not followed or body["step"] > followed[-1].body["step"]:
+                yield None, body
+                logged = followed
+        for entry in reversed(logged):
+            yield entry.position, entry.body
 
     # what is shown
 

@@ -17,7 +17,7 @@ from model.gpt import GPT
 from model.parallel import Alone
 from model.trainer import Trainer
 from pipeline.compiling import resolve_compile, work
-from pipeline.fit import fit
+from pipeline.fit import ALONE, fit
 from pipeline.loop import Loop
 from pipeline.machine import (
     Machine,
@@ -122,11 +122,14 @@ def prepared(job: Job, team: Alone) -> Trainer:
 
 def _no_room(job: Job, device: torch.device) -> str:
     needed = human_bytes(BYTES * job.recipe.model.parameters(job.vocab_size))
-    free, total = map(human_bytes, torch.cuda.mem_get_info(device))
+    free, total = torch.cuda.mem_get_info(device)
+    theirs = total - free - torch.cuda.memory_reserved(device)
+    others = f" ({human_bytes(theirs)} are in use by others: nvidia-smi says by whom)"
     return (
-        f"weights, gradients and what the optimizer keeps take {needed}, and of the {total} of "
-        f"{torch.cuda.get_device_name(device)} {free} are free (nvidia-smi says who has the rest): "
-        "take a smaller --size, another --device, or several with --processes and --sharding on"
+        f"weights, gradients and what the optimizer keeps take {needed}, too much for the "
+        f"{human_bytes(total)} of {torch.cuda.get_device_name(device)}"
+        f"{others if theirs > (1 - ALONE) * total else ''}: take a smaller --size, another "
+        "--device, or several with --processes and --sharding on"
     )
 
 
