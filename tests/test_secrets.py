@@ -229,7 +229,7 @@ def test_what_launch_local_would_do_shows_no_secret(canaries, monkeypatch, tmp_p
     monkeypatch.setattr(local_module, "connect", lambda: engine)
     monkeypatch.chdir(tmp_path)
     data = canaries.url("https://host/a.txt")
-    words = ["--data", data, "--store", "s3://runs/x", *TOY_RECIPE]
+    words = ["--data", data, "--store", "s3://runs/x", "--image", "ready", *TOY_RECIPE]
     told = [launch("local", "--cpu", "-n", *json, *words) for json in ([], ["--json"])]
     assert [each.code for each in told] == [0, 0], told
     assert "AWS_SECRET_ACCESS_KEY" in told[0].out

@@ -92,6 +92,7 @@ class Work:
         # what the courier could not do it tries again, so no request of its needs to wait long
         self.brisk = store.patient(_ONE_TRY, lambda why: None)
         self.sending = store.patient(_ONE_TRY, lambda why: self.courier.report(0))
+        self.candidates = self._candidates()
         self.kept: set[str] = set()  # blobs on this machine's disk that no entry names yet
         self.pruned: set[str] = set()
         self.returns: list[int] = []  # the steps that the stage went back to
@@ -122,7 +123,6 @@ class Work:
             try:
                 if missing:
                     self._retire_result(missing[0])
-                self.candidates = self._candidates()
                 restored = self._restore()
                 self.session.ui.stage_started(self.stage, restored.step if restored.files else None)
                 self.seconds = _stopwatch(restored.seconds)
