@@ -171,14 +171,15 @@ def main() -> None:
     result = {
         "device": device_name(device),
         "size": options.size,
-        "tokens": options.tokens,
+        "tokens": min(options.tokens, model.config.context),
         "type": str(model.compute_dtype),
         "bytes_of_weights": bytes_read(model),
         "copy_bandwidth": bandwidth,
         "limit_tokens_per_second": bandwidth / bytes_read(model),
     }
     print(result, flush=True)
-    result["ways"] = measure(model, (options.ways or ways).split(","), options.tokens, bandwidth)
+    tokens = result["tokens"]
+    result["ways"] = measure(model, (options.ways or ways).split(","), tokens, bandwidth)
     if not options.dry:
         save(f"decode-{options.size}-{device.type}", result)
 

@@ -16,6 +16,9 @@ from model.compile import compiled
 
 SLICE = 512  # tokens on a CPU; its logits should fit a core's cache
 _SHARE = 32  # the part of a GPU's memory that a slice may take
+# tokens whose gradients for the head may be added up in float16, which ends at 65,504: in a text of
+# bytes the largest sum was seen at a third of the tokens
+_NARROW = 1 << 15
 
 
 def reference_loss(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
@@ -38,13 +41,14 @@ def slice_loss(x_SD: Tensor, head_VD: Tensor, targets_S: Tensor) -> tuple[Tensor
     return loss, gradient_SV @ head_VD, gradient_SV.mT @ x_SD
 
 
-def slice_size(vocab_size: int, device: torch.device) -> int:
+def slice_size(vocab_size: int, device: torch.device, dtype: torch.dtype) -> int:
     """Tokens whose logits are there at once: on a GPU as many as make its products large."""
     if device.type != "cuda":
         return SLICE
     room = torch.cuda.get_device_properties(device).total_memory // _SHARE
     numbers = room // 10  # in float32 twice and in 16 bits once
-    return max(SLICE, numbers // vocab_size // SLICE * SLICE)
+    most = _NARROW if dtype == torch.float16 else numbers
+    return max(SLICE, min(most, numbers // vocab_size // SLICE * SLICE))
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -59,7 +63,7 @@ class _HeadLoss(torch.autograd.Function):
         compile: bool,
     ) -> Tensor:
         one_slice = compiled(slice_loss) if compile else slice_loss
-        size = slice_size(len(weight_VD), x_ND.device)
+        size = slice_size(len(weight_VD), x_ND.device, x_ND.dtype)
         head_VD = weight_VD.to(x_ND.dtype)
         x_gradient_ND = torch.empty_like(x_ND)
         weight_gradient_VD = torch.zeros_like(weight_VD)

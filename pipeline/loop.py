@@ -64,7 +64,8 @@ class Loop:
         self.context, self.trainer, self.validation = context, trainer, validation
         self.rebuild, self.leader = rebuild, leader or Nobody()
         self.train = context.recipe.train
-        self.bytes_per_token = tokens["validation_bytes"] / tokens["validation_tokens"]
+        # the first token is not scored
+        self.bytes_per_token = tokens["validation_bytes"] / max(1, tokens["validation_tokens"] - 1)
         self.losses: list[float] = []
         self.looks: list[dict[str, float]] = []
         self.segments: list[dict[str, Any]] = []  # before this one

@@ -44,18 +44,19 @@ class Meter:
         self.started = self.marked = time.monotonic()
         self.first: int | None = None  # the step at the last mark
         self.speed: float | None = None
+        self.early = True  # no second has passed yet
         self.memory = memory(self.device)
 
     def lap(self, step: int) -> None:
         """A step is done: measure anew if a second has passed."""
         now = time.monotonic()
-        if self.first is None:
-            self.first = step - 1
-        if now - self.marked >= _WINDOW or self.speed is None:
+        if self.first is None:  # it may have been compiled: no step to tell a speed by
+            self.restart(step)
+        elif (whole := now - self.marked >= _WINDOW) or self.early:
             self.speed = (step - self.first) * self.tokens / max(now - self.marked, 1e-9)
             self.memory = memory(self.device)
-            if now - self.marked >= _WINDOW:
-                self.first, self.marked = step, now
+            if whole:
+                self.first, self.marked, self.early = step, now, False
         if self.peak is None and now - self.started >= _SETTLED:
             self.peak = peaks.measured(self.device, self.dtype)
             self.restart(step)  # that was no training

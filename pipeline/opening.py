@@ -23,6 +23,13 @@ def opening(trainer: Trainer, asked: Machine, tokens: int) -> Iterator[str]:
     if unused := _unused(trainer, asked):
         yield unused
     train, context = trainer.train, trainer.model.config.context
+    if train.batch < trainer.team.size:
+        yield f"a step has {train.batch} sequences: so many processes train, and the others wait"
+    if train.warmup >= train.steps:
+        yield (
+            f"train.warmup is {train.warmup:,} steps, and the run has {train.steps:,}: the rate "
+            "never reaches its peak"
+        )
     passes = train.steps * train.batch * context / tokens
     if passes > MANY:
         yield (

@@ -44,7 +44,7 @@ class Ui:
     def __init__(self, out: TextIO | None = None) -> None:
         self.out = out or sys.stdout
         self.started = self.printed = time.monotonic()
-        self.first: float | None = 0.0  # units done when the rate begins; None: whatever is next
+        self.first: float | None = None  # units done when the rate begins; None: whatever is next
         self.unit: str | None = None  # what is counted; None: whatever is next
 
     def say(self, text: str) -> None:
@@ -55,16 +55,18 @@ class Ui:
     def stage_started(self, stage: Any, step: int | None) -> None:
         resumed = f", going on from step {step:,}" if step is not None else ""
         self.say(f"{stage.name}: {stage.summary}{resumed}")
-        self._reset(step or 0)
+        self._reset()
 
-    def _reset(self, first: float | None = 0.0) -> None:
+    def _reset(self) -> None:
+        """The rate counts from the first report: what comes before, such as compiling, is no work
+        of its kind."""
         self.started = self.printed = time.monotonic()
-        self.first, self.unit = first, None
+        self.first = self.unit = None
 
     def _rate(self, done: float, unit: str) -> float:
-        """Units a second; counted anew when something else begins to be counted."""
+        """Units a second; counted anew when something else is counted, or some of it again."""
         now = time.monotonic()
-        if self.first is None or unit != (self.unit or unit):
+        if self.first is None or unit != (self.unit or unit) or done < self.first:
             self.started, self.first = now, done
         self.unit = unit
         return max(0.0, done - self.first) / max(now - self.started, 1e-9)
@@ -109,7 +111,7 @@ class Ui:
             f"{stage}: {who} works on it since {owner.body['at']}; following it "
             "(Ctrl-C leaves it running)"
         )
-        self._reset(None)  # the rate counts from where the other is when we come
+        self._reset()
 
     def other_progress(self, stage: str, progress: dict[str, Any]) -> None:
         if "done" in progress:
@@ -182,8 +184,8 @@ class LiveUi(Ui):
         self.live = Live(self.bar, transient=True, refresh_per_second=8)
         self.live.start()
 
-    def _reset(self, first: float | None = 0.0) -> None:
-        super()._reset(first)
+    def _reset(self) -> None:
+        super()._reset()
         self.close()
 
     def stage_done(self, planned: Any, ran: bool) -> None:

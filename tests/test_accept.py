@@ -11,9 +11,10 @@ from pipelines import digests, local_store, run, toy_engine
 
 from pipeline.engine import beat as beat_module
 from pipeline.engine import code, log
-from pipeline.engine.beat import Beat, machine_id
+from pipeline.engine.beat import Beat
 from pipeline.engine.log import Claim
 from pipeline.errors import Interrupted
+from pipeline.store.locks import machine_id
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ from launchers import cli as launch_cli
 from pipeline.cli import main as pipeline_cli
 from pipeline.cli.options import machine_options, machine_words, said_of_machine
 from pipeline.engine import log
-from pipeline.engine.beat import Beat, machine_id
+from pipeline.engine.beat import Beat
 from pipeline.engine.log import Claim
 from pipeline.recipe import SIZES
 from pipeline.stages import STAGES as DECLARED
+from pipeline.store.locks import machine_id
 
 STAGES = [stage.name for stage in DECLARED]
 
@@ -334,3 +335,20 @@ def test_what_is_said_of_a_machine_can_be_said_again(words):
     parsed(again, standalone_mode=False)
     assert told[1] == (again, options)
     assert len(again) == len(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--precision", "fp16"], "--precision fp16: slow and no use on a CPU"),
+        (["--device", "cuda:99"], "--device cuda:99: "),
+        (["--sharding", "on"], "--sharding on: one process has nothing to share out"),
+        (["--compile", "on", "--set", "model.qk_norm=true"], "--compile on: attention compiled"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["-n"]])
+def test_what_the_machine_cannot_do_is_refused_before_any_stage(tmp_path, corpus, words, said, dry):
+    told = pipeline("run", *dry, "--store", tmp_path, "--data", corpus, *TOY_RECIPE, *words)
+    assert told.code == 1 and said in told.err and "prepare" not in told.out
+    earlier = ["--store", tmp_path, "--data", corpus, *TOY_RECIPE, *words]
+    assert pipeline("run", "prepare", *earlier).code == 0

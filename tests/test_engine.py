@@ -14,11 +14,12 @@ from pipelines import MACHINE, digests, local_store, run, toy_engine, write_corp
 from pipeline.cli import show
 from pipeline.engine import beat as beat_module
 from pipeline.engine import code, log
-from pipeline.engine.beat import Beat, machine_id
+from pipeline.engine.beat import Beat
 from pipeline.engine.log import Claim
 from pipeline.engine.remembered import latest
 from pipeline.errors import Interrupted, Lost, StoreError
 from pipeline.stages import STAGES
+from pipeline.store.locks import machine_id
 from pipeline.ui import Ui
 
 NAMES = [stage.name for stage in STAGES]

@@ -17,9 +17,10 @@ from pipelines import local_store
 
 from pipeline.engine import beat as beat_module
 from pipeline.engine import gc, log
-from pipeline.engine.beat import Beat, Watch, machine_id
+from pipeline.engine.beat import Beat, Watch
 from pipeline.engine.log import Claim, Entry, State, fold
 from pipeline.errors import Lost, StoreError
+from pipeline.store.locks import machine_id
 from pipeline.store.store import Store
 
 KEY = "k" * 64

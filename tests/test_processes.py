@@ -17,10 +17,11 @@ from pipelines import MACHINE, digests, local_store, run, toy_engine
 from pipeline.cli import process as process_module
 from pipeline.data import download
 from pipeline.engine import log
-from pipeline.engine.beat import Beat, machine_id
+from pipeline.engine.beat import Beat
 from pipeline.engine.engine import Engine
 from pipeline.engine.log import Claim
 from pipeline.errors import Interrupted
+from pipeline.store.locks import machine_id
 from pipeline.ui import Ui
 
 

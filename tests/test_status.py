@@ -12,13 +12,14 @@ from pipelines import MACHINE, local_store, run, toy_engine, write_corpus
 from pipeline.cli import show
 from pipeline.cli.show_log import segment, story
 from pipeline.engine import log
-from pipeline.engine.beat import Beat, machine_id
+from pipeline.engine.beat import Beat
 from pipeline.engine.engine import Engine
 from pipeline.engine.log import Claim, Entry
 from pipeline.engine.remembered import remember
 from pipeline.errors import Interrupted
 from pipeline.hashing import canonical
 from pipeline.store.disk import Disk
+from pipeline.store.locks import machine_id
 from pipeline.store.store import Store
 
 OWNER = "gpu-box-42-0a1b2c3d"

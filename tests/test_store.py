@@ -11,6 +11,7 @@ from pipelines import local_store
 
 from pipeline import hashing
 from pipeline.errors import StoreError
+from pipeline.store.locks import machine_id
 from pipeline.store.places import open_store
 from pipeline.store.store import Store
 
@@ -232,8 +233,20 @@ def test_sweep_leaves_what_a_living_process_holds(store):
     dies_in("fsync", lambda: put(store, b"bytes"), pytest.MonkeyPatch())
     (dead,) = (store.root / "tmp").iterdir()
     assert dead.name != held
-    for path in (*dead.iterdir(), dead):
-        os.utime(path, (0, 0))
+    store.disk.sweep()
+    assert store.names("tmp") == [dead.name], "it may be about to take its lock"
+
+    def age(seconds: float) -> None:
+        for path in (*dead.iterdir(), dead):
+            os.utime(path, (time.time() - seconds,) * 2)
+
+    age(100)
+    (dead / ".held").write_text("another machine")
+    age(100)
+    store.disk.sweep()
+    assert store.names("tmp") == [dead.name], "whose locks may not reach here"
+    (dead / ".held").write_text(machine_id())
+    age(100)
     store.disk.sweep()
     assert store.names("tmp") == []
 

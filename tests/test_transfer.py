@@ -15,11 +15,12 @@ from servers import make_bucket, s3_environment, s3_server, sftp_server
 from pipeline.cli import stores as cli_stores
 from pipeline.engine import beat as beat_module
 from pipeline.engine import gc, log
-from pipeline.engine.beat import Beat, machine_id
+from pipeline.engine.beat import Beat
 from pipeline.engine.log import Claim
 from pipeline.engine.transfer import append, bring, carry, deliver, obstacle, pack, worked_on
 from pipeline.errors import Interrupted, Lost
 from pipeline.store.disk import Disk
+from pipeline.store.locks import machine_id
 from pipeline.store.places import cache_of, open_store
 from pipeline.store.store import Store, silent
 

@@ -11,11 +11,12 @@ from stores import KEY, OTHER, checkpoint, claim, finish, put, store_at, sweep
 
 from pipeline.engine import beat as beat_module
 from pipeline.engine import log
-from pipeline.engine.beat import Beat, machine_id
+from pipeline.engine.beat import Beat
 from pipeline.engine.gc import prune
 from pipeline.engine.log import Claim
 from pipeline.engine.needed import all_blobs, needed_by, unreadable
 from pipeline.engine.settle import settle
+from pipeline.store.locks import machine_id
 from pipeline.store.store import Store
 
 

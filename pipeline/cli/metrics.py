@@ -104,8 +104,10 @@ def _follow(engine: Engine) -> Lines:
             reached = line["step"]
         if train.result is not None:
             return
-        while train.key and len(log.read(engine.store, train.key).entries) == len(seen):
+        while True:
             time.sleep(_LOOK_EVERY[engine.store.remote is not None])
+            if not train.key or len(log.read(engine.store, train.key).entries) > len(seen):
+                break
 
 
 # showing
@@ -148,10 +150,12 @@ def _write_events(lines: Lines, folder: Path) -> None:
             "--tensorboard needs the package tensorboard: pip install 'ignite-llm[tensorboard]'"
         ) from None
     count = 0
-    with SummaryWriter(str(folder)) as writer:
+    # of what an earlier export has left in the folder nothing is shown
+    with SummaryWriter(str(folder), purge_step=0) as writer:
         for line in lines:
+            left_out = {"step"} | ({"loss"} if "back_from" in line else set())  # it was undone
             for name, value in line.items():
-                if name != "step" and value is not None:
+                if name not in left_out and value is not None:
                     writer.add_scalar(name, float(value), line["step"])
             count += 1
     click.echo(f"wrote {count:,} lines to {folder}: tensorboard --logdir {folder}")

@@ -10,8 +10,9 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from pipeline.engine.beat import REMOTE_DEAD_AFTER, Watch, asked_to_stop, machine_id
+from pipeline.engine.beat import REMOTE_DEAD_AFTER, Watch, asked_to_stop
 from pipeline.engine.log import Entry
+from pipeline.store.locks import machine_id
 from pipeline.store.store import Store
 from pipeline.ui import age
 

@@ -17,6 +17,7 @@ from pipeline.cli.options import (
     machine_options,
     make_engine,
     recipe_options,
+    said_of_machine,
 )
 from pipeline.cli.process import EXIT_INTERRUPTED, again, stop_on_signals
 from pipeline.cli.show_log import story
@@ -24,7 +25,7 @@ from pipeline.engine import log
 from pipeline.engine.engine import Engine, Planned
 from pipeline.engine.stopping import Stopping
 from pipeline.errors import Interrupted
-from pipeline.machine import duration, torchrun
+from pipeline.machine import Machine, duration, torchrun
 from pipeline.redact import redacted
 from pipeline.store.places import trust
 
@@ -56,6 +57,7 @@ def run(stage: str, stop_after: str | None, dry_run: bool, as_json: bool, **opti
         _follow(dry_run)
         return
     engine, machine = engine_and_machine(options)
+    _check(engine, machine, stage)
     if dry_run:
         _dry_run(engine, stage, as_json)
         return
@@ -82,6 +84,20 @@ def run(stage: str, stop_after: str | None, dry_run: bool, as_json: bool, **opti
     if not any(ran for _, ran, _ in report):
         ui.say("nothing to do: every stage has its result")
     ui.say("\n" + show.summary(engine, report))
+
+
+_COMPUTING = {"device", "precision", "compile", "sharding", "processes"}
+
+
+def _check(engine: Engine, machine: Machine, upto: str) -> None:
+    """Refuse what this machine cannot do now, and not when it comes to training."""
+    if not said_of_machine().keys() & _COMPUTING or NAMES.index(upto) < NAMES.index("train"):
+        return
+    train = next(planned for planned in engine.plan() if planned.stage.name == "train")
+    if train.result is None:
+        from pipeline.stages.train import check
+
+        check(machine, engine.recipe)
 
 
 def _follow(dry_run: bool) -> None:

@@ -230,7 +230,9 @@ def explain(engine: Engine, planned: Planned, others: list[log.State]) -> list[s
     ]
     if not nearest:
         if told["state"] != "done":
-            lines.append("it has never run on this store")
+            been = planned.state is not None and planned.state.entries
+            never = "it has never run on this store"
+            lines.append("there is no other run of it to compare with" if been else never)
         return lines
     # fewest differences first; of equals the youngest
     nearest.sort(key=lambda pair: (len(pair[0]), age(pair[1].entries[0].body["at"])))

@@ -25,13 +25,13 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pipeline.engine.log import Entry, now, stamp
 from pipeline.errors import StoreAway, StoreError
 from pipeline.hashing import canonical
 from pipeline.redact import redacted
+from pipeline.store.locks import machine_id
 from pipeline.store.store import Store
 
 try:
@@ -41,13 +41,6 @@ except ImportError:  # Windows: only unchanged beats tell there
 
 BEAT_EVERY, DEAD_AFTER = 2.0, 60.0  # seconds, in a directory
 REMOTE_EVERY, REMOTE_DEAD_AFTER = 10.0, 120.0  # where a write costs money and may take its time
-
-
-def machine_id() -> str:
-    """The same for every process (and container) under one running kernel, and only for those."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return platform.node()
 
 
 def me() -> str:

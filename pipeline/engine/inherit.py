@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.engine import keys, log
-from pipeline.engine.beat import machine_id, me
+from pipeline.engine.beat import me
 from pipeline.engine.engine import Engine, Planned
 from pipeline.engine.log import Claim, Entry, State
 from pipeline.engine.remembered import remember
 from pipeline.engine.settle import without_bytes
 from pipeline.engine.transfer import carry, worked_on
 from pipeline.errors import Lost
+from pipeline.store.locks import machine_id
 from pipeline.store.storage import Report
 from pipeline.store.store import Store
 from pipeline.ui import age

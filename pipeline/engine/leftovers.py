@@ -5,8 +5,8 @@ checkpoints that waited to be sent until somebody else had the result.
 
 All of it is judged by age: each thing by the clock of the place where it lies, which the caller has
 read (gc.py), so that no two clocks are compared. Temporary files are in use for as long as a stage
-takes: those of a process that lives stay, whatever their age, and those of which nobody can tell
-must be a day old.
+takes: those of a process that lives stay, whatever their age, those of a dead one of this machine
+go after a minute, and those of which nobody can tell must be a day old.
 """
 
 import shutil
@@ -19,7 +19,7 @@ from pipeline.engine import log
 from pipeline.engine.courier import UNSENT, read_unsent
 from pipeline.engine.log import Entry
 from pipeline.engine.needed import all_blobs
-from pipeline.store.locks import abandoned, alone, take
+from pipeline.store.locks import abandoned, alone, died_here, take
 from pipeline.store.storage import Storage, blob_name
 from pipeline.store.store import Store
 
@@ -69,7 +69,9 @@ def on_disk(store: Store, now: float, grace: float, needed: set[str]) -> Iterato
         dead = abandoned(disk.path(f"tmp/{name}"))
         newest, size = _age_and_size(disk.path(f"tmp/{name}"))
         # a minute: its lock is taken a moment after it was made
-        if dead is not False and newest <= now - max(grace, _MINUTE if dead else _DAY):
+        ours = died_here(disk.path(f"tmp/{name}"))
+        wait = _MINUTE if ours else max(grace, _MINUTE if dead else _DAY)
+        if dead is not False and newest <= now - wait:
             yield Item(_TEMPORARY, f"tmp/{name}", size, here=True)
     for folder, what in (("part", _PART), ("damaged", "damaged blob"), ("work", _KEPT)):
         for name in disk.names(folder):

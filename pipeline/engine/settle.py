@@ -7,11 +7,12 @@ run would take it by a claim. Nobody works on the key before or after.
 from collections.abc import Callable
 
 from pipeline.engine import log
-from pipeline.engine.beat import machine_id, me
+from pipeline.engine.beat import me
 from pipeline.engine.log import Claim, State
 from pipeline.engine.needed import unreadable
 from pipeline.engine.transfer import worked_on
 from pipeline.errors import Lost
+from pipeline.store.locks import machine_id
 from pipeline.store.store import Store
 
 _WHY = "gc --despite-damage"

@@ -7,10 +7,11 @@ two passes of gc.py like all others.
 from dataclasses import dataclass
 
 from pipeline.engine import log
-from pipeline.engine.beat import machine_id, me
+from pipeline.engine.beat import me
 from pipeline.engine.log import Claim, State
 from pipeline.engine.needed import needed_by, readable
 from pipeline.errors import Lost
+from pipeline.store.locks import machine_id
 from pipeline.store.store import Store
 
 

@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.engine import log
-from pipeline.engine.beat import Watch, machine_id
+from pipeline.engine.beat import Watch
 from pipeline.engine.log import Claim, Entry, State
 from pipeline.errors import Damaged, Lost
 from pipeline.hashing import canonical
+from pipeline.store.locks import machine_id
 from pipeline.store.storage import Report
 from pipeline.store.store import Store, silent
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine import gc, log
-from pipeline.engine.beat import Beat, bury, machine_id
+from pipeline.engine.beat import Beat, bury
 from pipeline.engine.courier import (
     AWAY_WITHIN,
     UNSENT,
@@ -37,6 +37,7 @@ from pipeline.machine import Machine
 from pipeline.recipe import Recipe
 from pipeline.stage import Context, Stage
 from pipeline.store.disk import explain, is_full
+from pipeline.store.locks import machine_id
 from pipeline.store.store import Store
 from pipeline.ui import Ui
 
@@ -95,7 +96,7 @@ class Work:
         self.candidates = self._candidates()
         self.kept: set[str] = set()  # blobs on this machine's disk that no entry names yet
         self.pruned: set[str] = set()
-        self.returns: list[int] = []  # the steps that the stage went back to
+        self.returns: list[int] = []  # the steps that the stage went back to, and
         self.returns_told = 0  # how many of them the log knows of
         self.told = False  # that a last checkpoint is being sent
         self.fetched = session.counting(stage)

@@ -21,6 +21,7 @@ class Facts:
     told: dict[str, dict[str, Any]]  # stage -> its state as ``pipeline status --json`` says it
     history: dict[str, Any] | None  # {"losses": [...], "validation": [{"step", "loss"}, ...]}
     samples: dict[str, Any] | None
+    place: str  # of the store
 
     def metrics(self, stage: str) -> dict[str, Any] | None:
         """What a stage's result says of itself; None if there is no result."""
@@ -51,6 +52,7 @@ def gather(engine: Engine) -> Facts:
         told=show.status(engine, list(plan.values()))["stages"],
         history=history,
         samples=show.load_json(engine, sample, "samples.json") if sample.result else None,
+        place=redacted(engine.store.place),
     )
 
 

@@ -75,6 +75,7 @@ def unfinished(facts: Facts) -> Html:
     """A banner, if anything is missing."""
     if not facts.unfinished:
         return Html("")
+    store = shlex.join(["--store", facts.place])
     missing = [
         tag("li", tag("b", name), f": {_state(facts.told[name])}") for name in facts.unfinished
     ]
@@ -82,7 +83,7 @@ def unfinished(facts: Facts) -> Html:
         "aside",
         tag("p", tag("b", "This run is not finished."), " This page shows it as far as it is."),
         tag("ul", *missing),
-        tag("p", "Go on with ", tag("code", command(facts.recipe, facts.defaults))),
+        tag("p", "Go on with ", tag("code", f"{command(facts.recipe, facts.defaults)} {store}")),
         role="note",
     )
 
@@ -103,7 +104,7 @@ def training(facts: Facts) -> Html:
         return Html("")
     losses, looks = facts.history["losses"], facts.history["validation"]
     train = facts.recipe.train
-    bits = encoded["validation_tokens"] / encoded["validation_bytes"] / math.log(2)
+    bits = (encoded["validation_tokens"] - 1) / encoded["validation_bytes"] / math.log(2)
     seen = len(losses) * train.batch * facts.recipe.model.context
     rows = {
         "steps": f"{len(losses):,} of {train.steps:,}",

@@ -71,22 +71,38 @@ def run(context: Context) -> dict[str, object]:
         return Loop(context, trainer, job.tokens("validation"), tokens, again, leader).run()
 
 
+def check(machine: Machine, recipe: Recipe) -> None:
+    """Raises ValueError for what was asked of this machine and it cannot do.
+
+    For a look before earlier stages take their time; the stage itself finds out again.
+    """
+    device, size = resolve_device(machine.device), processes(machine)
+    resolve_precision(machine.precision, device)
+    machine = settled(machine, size, recipe, recipe.tokenizer.vocab_size)
+    if machine.compile == "on":
+        _cannot_compile(machine, device, recipe)
+
+
 def chosen_compile(machine: Machine, context: Context, vocab_size: int) -> bool:
-    if machine.sharding == "on":
-        if machine.compile == "on":
-            raise ValueError("--compile on: not with --sharding on. Use --compile off")
+    device, recipe = resolve_device(machine.device), context.recipe
+    if _cannot_compile(machine, device, recipe):
         return False
-    device, model = resolve_device(machine.device), context.recipe.model
-    without = [name for name in ("qk_norm", "attention_dropout") if getattr(model, name)]
-    if device.type == "cpu" and without:
-        if machine.compile == "on":
-            raise ValueError(
-                f"--compile on: attention compiled for a CPU is without model.{without[0]}. "
-                "Use --compile off"
-            )
-        return False
-    whole = work(model, context.recipe.train, vocab_size)
+    whole = work(recipe.model, recipe.train, vocab_size)
     return resolve_compile(machine.compile, device, whole, context.note)
+
+
+def _cannot_compile(machine: Machine, device: torch.device, recipe: Recipe) -> bool:
+    """Is it out of the question? Raises ValueError if it was asked for all the same."""
+    without = [name for name in ("qk_norm", "attention_dropout") if getattr(recipe.model, name)]
+    if machine.sharding == "on":
+        why = "not with --sharding on"
+    elif device.type == "cpu" and without:
+        why = f"attention compiled for a CPU is without model.{without[0]}"
+    else:
+        return False
+    if machine.compile == "on":
+        raise ValueError(f"--compile on: {why}. Use --compile off")
+    return True
 
 
 def prepared(job: Job, team: Alone) -> Trainer:

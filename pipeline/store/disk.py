@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import StoreError
-from pipeline.store.locks import abandoned, hold, take
+from pipeline.store.locks import abandoned, died_here, hold, take
 from pipeline.store.storage import Report
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -166,13 +166,16 @@ class Disk:
             with held:
                 yield path
 
-    def sweep(self, older_than: float = 24 * 3600) -> None:
-        """Remove temporary files that a process which died long ago left behind."""
+    def sweep(self) -> None:
+        """Remove temporary files that a process of this machine left behind when it died, or one
+        that seems to have died long ago."""
         for name in self.names("tmp"):
             path = self.root / "tmp" / name
             with contextlib.suppress(OSError):
                 newest = max(each.stat().st_mtime for each in (path, *path.rglob("*")))
-                if time.time() - newest > older_than and abandoned(path) is not False:
+                # a minute: its lock is taken a moment after it was made
+                old = time.time() - newest > (60 if died_here(path) else 24 * 3600)
+                if old and abandoned(path) is not False:
                     shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager

@@ -2,12 +2,20 @@
 
 import contextlib
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 _HELD = ".held"  # in a folder; locked while it is in use
+
+
+def machine_id() -> str:
+    """The same for every process (and container) under one running kernel, and only for those."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return platform.node()
 
 
 @contextlib.contextmanager
@@ -31,9 +39,10 @@ def alone(target: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def hold(folder: Path) -> BinaryIO:
+def hold(folder: Path) -> IO[bytes]:
     """Show that a folder is in use, until what is returned is closed or this process dies."""
-    file = (folder / _HELD).open("wb")
+    file = (folder / _HELD).open("wb", buffering=0)
+    file.write(machine_id().encode())
     with contextlib.suppress(ImportError, OSError):
         import fcntl
 
@@ -41,7 +50,7 @@ def hold(folder: Path) -> BinaryIO:
     return file
 
 
-def take(folder: Path) -> BinaryIO | None:
+def take(folder: Path) -> IO[bytes] | None:
     """Hold a folder as above if nobody else does; None if somebody does, or it is gone."""
     try:
         file = (folder / _HELD).open("wb")
@@ -73,3 +82,13 @@ def abandoned(folder: Path) -> bool | None:
         return False
     except (ImportError, OSError):  # no such locks here, or it was never held
         return None
+
+
+def died_here(folder: Path) -> bool:
+    """Was it a process of this machine that held the folder and is gone?
+
+    Of another machine's a lock may say so wrongly, if both share a disk over a network.
+    """
+    with contextlib.suppress(OSError):
+        return bool(abandoned(folder)) and (folder / _HELD).read_text() == machine_id()
+    return False
