@@ -81,7 +81,8 @@ class WayBack:
             older = self.earlier()
             if older is not None:
                 step = int(Stored(older["state.safetensors"])["step"])
-                self.places.insert(0, self._held(step, older))
+                if step < self.places[0].step:
+                    self.places.insert(0, self._held(step, older))
         ill = self.places and (diverged <= self.failed or diverged == self.places[-1].step + 1)
         if ill and (len(self.places) > 1 or self.places[0].step <= YOUNG * steps):
             self._forget(-1)

@@ -19,6 +19,8 @@ from pipeline.engine import beat as beat_module
 from pipeline.engine import gc, log
 from pipeline.engine.beat import Beat, Watch
 from pipeline.engine.log import Claim, Entry, State, fold
+from pipeline.engine.transfer import wanted
+from pipeline.engine.work import Work
 from pipeline.errors import Lost, StoreError
 from pipeline.store.locks import machine_id
 from pipeline.store.store import Store
@@ -358,3 +360,53 @@ def test_an_owner_elsewhere_without_a_beat_is_given_the_same_time(store, monkeyp
 def test_progress_that_cannot_be_read_is_none(store, beat):
     store.replace(f"beat/{KEY}/far", beat)
     assert watching(store, "far", machine="another").progress() == {}
+
+
+# what is left behind
+
+
+LOG = (claim("a"), checkpoint(100), checkpoint(200), {**checkpoint(150), "back_to": 100})
+
+
+def steps(found: list[Entry]) -> list[int]:
+    return [entry.body["step"] for entry in found]
+
+
+def test_what_was_gone_back_from_is_left_behind():
+    assert log.left_behind(entries(*LOG)) == [checkpoint(200)["files"]]
+    assert log.left_behind(entries(*LOG[:3])) == []
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "expected"),
+    [
+        (LOG[:3], LOG, []),  # an older copy: what we left is not brought back
+        (LOG, LOG[:3], [150]),  # we are the older copy: the return is brought
+        (LOG, [*LOG[:3], checkpoint(300)], []),  # but not onto what has gone on by itself
+        ([*LOG, checkpoint(250)], LOG[:3], [150, 250]),
+        ([*LOG, checkpoint(250)], [claim("b"), checkpoint(200)], [250]),
+    ],
+)
+def test_what_another_log_brings_after_a_return(theirs, ours, expected):
+    assert steps(wanted(fold(entries(*theirs)), fold(entries(*ours)))) == expected
+
+
+@pytest.mark.parametrize(
+    ("logged", "unsent", "expected"),
+    [
+        (LOG[:3], {"step": 150, "back_to": 100, "before": 3}, [150, 100]),
+        (LOG[:3], {"step": 250, "before": 3}, [250, 200, 100]),
+        (LOG, {"step": 150, "back_to": 100, "before": 3}, [150, 100]),  # it was sent
+        # others went on from it, or from elsewhere
+        ([*LOG, checkpoint(900)], {"step": 150, "back_to": 100, "before": 3}, [900, 150]),
+        ([*LOG[:3], checkpoint(900)], {"step": 150, "back_to": 100, "before": 3}, [900, 200]),
+        (LOG[:3], {"step": 150, "back_to": 100}, [200, 100]),  # of an older version
+    ],
+)
+def test_an_unsent_checkpoint_counts_as_long_as_the_log_is_as_it_was(
+    monkeypatch, logged, unsent, expected
+):
+    monkeypatch.setattr("pipeline.engine.work.read_unsent", lambda *_: {"files": {}, **unsent})
+    work = object.__new__(Work)
+    work.store, work.key, work.state = None, KEY, fold(entries(*logged))
+    assert [body["step"] for _, body in work._candidates()] == expected

@@ -93,11 +93,14 @@ def _check(engine: Engine, machine: Machine, upto: str) -> None:
     """Refuse what this machine cannot do now, and not when it comes to training."""
     if not said_of_machine().keys() & _COMPUTING or NAMES.index(upto) < NAMES.index("train"):
         return
-    train = next(planned for planned in engine.plan() if planned.stage.name == "train")
-    if train.result is None:
-        from pipeline.stages.train import check
+    from pipeline.stages.train import check
 
+    try:
         check(machine, engine.recipe)
+    except ValueError:
+        train = next(planned for planned in engine.plan() if planned.stage.name == "train")
+        if train.result is None:
+            raise
 
 
 def _follow(dry_run: bool) -> None:

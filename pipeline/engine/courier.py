@@ -44,10 +44,11 @@ class Cancelled(Exception):
     """What is on its way is not needed any more."""
 
 
-def note_unsent(store: Store, key: str, body: dict[str, Any]) -> None:
-    """Remember a checkpoint that only this machine has."""
+def note_unsent(store: Store, key: str, body: dict[str, Any], before: int) -> None:
+    """Remember a checkpoint that only this machine has, and the position that its entry may get."""
     if store.remote is not None:
-        store.disk.replace(f"{UNSENT}/{key}", canonical(body), flush=True)
+        data = canonical({**body, "before": before})
+        store.disk.replace(f"{UNSENT}/{key}", data, flush=True)
 
 
 def read_unsent(store: Store, key: str) -> dict[str, Any] | None:
@@ -55,7 +56,7 @@ def read_unsent(store: Store, key: str) -> dict[str, Any] | None:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         body = json.loads(store.disk.read(f"{UNSENT}/{key}") or b"")
         wanted = {name: body[name] for name in ("step", "seconds", "files")}
-        return wanted | {name: body[name] for name in ("back_to",) if name in body}
+        return wanted | {name: body[name] for name in ("back_to", "before") if name in body}
     return None
 
 

@@ -114,7 +114,16 @@ def wanted(theirs: State, ours: State) -> list[Entry]:
     if theirs.result is not None:
         return [theirs.result]
     reached = ours.checkpoints[-1].body["step"] if ours.checkpoints else -1
-    return [entry for entry in theirs.checkpoints if entry.body["step"] > reached]
+    known = [entry.body for entry in ours.entries]
+    new = [entry.body for entry in theirs.entries if entry.body not in known]
+    if len(theirs.entries) - len(new) == len(known):  # ours has nothing that theirs has not
+        reached = min([reached, *(body["back_to"] for body in new if "back_to" in body)])
+    left = log.left_behind(ours.entries)
+    return [
+        entry
+        for entry in theirs.checkpoints
+        if entry.body["step"] > reached and entry.body["files"] not in left
+    ]
 
 
 def _is_deserted(store: Store, key: str, state: State) -> bool:

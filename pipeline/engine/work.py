@@ -147,6 +147,7 @@ class Work:
                 if (left := self.courier.cancel()) is not None:
                     self._keep(left)  # to go on from, if the result cannot be sent
                 body = {"files": self._publish(out), "metrics": metrics, "seconds": self.seconds()}
+                body |= self._untold(len(self.returns))
                 self._send_again(self._append("result", body))
             except Lost:
                 self.courier.cancel()
@@ -266,14 +267,18 @@ class Work:
             digests = {file.name: self.store.keep(file) for file in files}
             checkpoint.folder.rmdir()
             body = {"step": checkpoint.step, "files": _named(digests, sizes), **stamp()}
-            if untold := self.returns[self.returns_told : checkpoint.returns]:
-                body["back_to"] = min(untold)
+            body |= self._untold(checkpoint.returns)
             checkpoint.body = body | {"seconds": checkpoint.seconds}
             for blob in self.kept - set(digests.values()):
                 self.store.forget(blob)
             self.kept |= set(digests.values())
-            note_unsent(self.store, self.key, checkpoint.body)
+            note_unsent(self.store, self.key, checkpoint.body, self.claim.next)
         return checkpoint.body
+
+    def _untold(self, returns: int) -> dict[str, int]:
+        """Of the first so many returns, where those led that the log does not know of."""
+        untold = self.returns[self.returns_told : returns]
+        return {"back_to": min(untold)} if untold else {}
 
     def _restore(self) -> Restored:
         """The newest checkpoint that is whole, then the one before it; damaged ones are retired."""
@@ -282,7 +287,10 @@ class Work:
         for position, body in self.candidates:
             step, seconds = body["step"], body["seconds"]
             try:
-                return Restored(step, seconds, self._files(body))
+                restored = Restored(step, seconds, self._files(body))
+                if position is None and "back_to" in body:  # the log does not know yet
+                    self.returns.append(body["back_to"])
+                return restored
             except Damaged as error:
                 self.session.ui.note(f"the checkpoint of step {step} is no use: {error}")
                 if position is not None:
@@ -300,7 +308,8 @@ class Work:
         """Checkpoints to go on from, best first: (position in the log if it is there, body)."""
         logged = self.state.checkpoints
         if body := read_unsent(self.store, self.key):
-            followed = log.still_good(logged, body)
+            others = any(entry.position >= body.get("before", 0) for entry in logged)
+            followed = logged if others else log.still_good(logged, body)
             if not followed or body["step"] > followed[-1].body["step"]:
                 yield None, body
                 logged = followed

@@ -42,11 +42,11 @@ def alone(target: Path, waiting: Callable[[], None]) -> Iterator[None]:
 def hold(folder: Path) -> IO[bytes]:
     """Show that a folder is in use, until what is returned is closed or this process dies."""
     file = (folder / _HELD).open("wb", buffering=0)
-    file.write(machine_id().encode())
     with contextlib.suppress(ImportError, OSError):
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(machine_id().encode())  # not before: who reads it takes the lock's word
     return file
 
 
