@@ -57,14 +57,15 @@ def run(stage: str, stop_after: str | None, dry_run: bool, as_json: bool, **opti
         _follow(dry_run)
         return
     engine, machine = engine_and_machine(options)
-    _check(engine, machine, stage)
     if dry_run:
+        _check(engine, machine, stage)
         _dry_run(engine, stage, as_json)
         return
     from pipeline import ui as user_interface
 
     trust(engine.store)
     stopping.signalled = stop_on_signals()
+    _check(engine, machine, stage)  # it loads torch, and Ctrl-C may come meanwhile
     ui = user_interface.choose() if not as_json else user_interface.Ui(sys.stderr)
     source = redacted(engine.recipe.data.source)
     ui.say(f"{engine.recipe.size} on {source}, store {engine.store.place}")
