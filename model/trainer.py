@@ -92,9 +92,9 @@ class Trainer:
         """One optimizer step on ``train.batch`` windows."""
         self.model.train()
         loss, norm = self._gradients()
-        scaled_by = self.scaler.factor if self._scaled else 1.0
+        scaled_by = self.scaler.factor if self.scaled else 1.0
         scale = self.peak * learning_rate(self.step, self.train)
-        if not self._scaled or self.scaler.finite(norm):
+        if not self.scaled or self.scaler.finite(norm):
             for optimizer in self.optimizers.values():
                 optimizer.step(scale)
             if self.average:
@@ -160,7 +160,8 @@ class Trainer:
             self.model.zero_grad(set_to_none=True)
 
     @property
-    def _scaled(self) -> bool:
+    def scaled(self) -> bool:
+        """Does it compute in float16, whose gradients must be scaled?"""
         return self.model.compute_dtype == torch.float16
 
     def _backward(self, first: int, last: int) -> Tensor:
@@ -172,7 +173,7 @@ class Trainer:
         masks = self.model.masks(keys, inputs.shape[1])
         tokens = self.train.batch * self.model.config.context
         loss = self.model.loss(inputs, targets, masks) / tokens
-        (loss * self.scaler.factor if self._scaled else loss).backward()
+        (loss * self.scaler.factor if self.scaled else loss).backward()
         return loss.detach()
 
     def _moved(self, rows: np.ndarray) -> Tensor:
@@ -185,7 +186,7 @@ class Trainer:
     def _clip(self) -> Tensor:
         """Scale all gradients so that their joint norm is at most ``train.clip``."""
         gradients = [local(p.grad) for p in self.model.parameters()]
-        if self._scaled:
+        if self.scaled:
             torch._foreach_div_(gradients, self.scaler.factor)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         norm = self.team.joint_norm(norm)

@@ -129,13 +129,9 @@ class Loop:
                 "gradient_norm": number(report.gradient_norm),
                 "lr": number(report.lr),
                 **self.meter.values(),
-                "skipped": self._scaled and not math.isfinite(report.gradient_norm),
+                "skipped": self.trainer.scaled and not math.isfinite(report.gradient_norm),
             }
         )
-
-    @property
-    def _scaled(self) -> bool:
-        return self.trainer.model.compute_dtype == torch.float16
 
     def _look(self, step: int) -> None:
         """Score the start of the validation split; remember the weights if they are the best."""
@@ -276,7 +272,9 @@ class Loop:
         if self.train.optimizer == "muon":
             lower.append(f"--set train.muon_lr={self.train.muon_lr * share:g}")
         tried = f", with {self.trainer.peak:g} of its learning rate" if share < 0.5 else ""
-        narrow = "--precision fp32, because float16 may be too narrow here, or " * self._scaled
+        narrow = (
+            "--precision fp32, because float16 may be too narrow here, or " * self.trainer.scaled
+        )
         return ValueError(
             f"{diverged.words} at step {diverged.step:,}: the run has diverged{tried}. Take "
             f"{narrow}a lower learning rate, such as {' '.join(lower)}, or a longer train.warmup"

@@ -18,6 +18,19 @@ from pipeline.errors import Interrupted
 from pipeline.loop import Loop
 
 
+def of_kind(run: Runs, kind: type[Sickly]) -> Runs:
+    """The run with trainers of that kind."""
+    made = run.trainer
+
+    def trainer() -> Trainer:
+        one = made()
+        one.__class__ = kind
+        return one
+
+    run.trainer = trainer
+    return run
+
+
 def test_a_diverged_run_goes_back_to_its_newest_checkpoint(tmp_path):
     run = Runs(tmp_path, ill=[(7, 0.5)])
     out = run.run()
@@ -63,15 +76,7 @@ def _run_with_the_same_rate(run: Runs) -> Path:
                 return replace(report, loss_there=torch.tensor(math.nan))
             return report
 
-    made = run.trainer
-
-    def trainer() -> Trainer:
-        changed = made()
-        changed.__class__ = Unmoved
-        return changed
-
-    run.trainer = trainer
-    return run.run()
+    return of_kind(run, Unmoved).run()
 
 
 def test_the_best_weights_go_back_as_well(tmp_path):
@@ -182,15 +187,7 @@ class Rotting(Sickly):
 
 
 def rotting(run: Runs, **kind: float) -> Runs:
-    made, changed = run.trainer, type("Rotting", (Rotting,), kind)
-
-    def trainer() -> Trainer:
-        one = made()
-        one.__class__ = changed
-        return one
-
-    run.trainer = trainer
-    return run
+    return of_kind(run, type("Rotting", (Rotting,), kind))
 
 
 def test_a_checkpoint_that_is_ill_itself_is_passed_over(tmp_path):
@@ -260,15 +257,7 @@ def test_an_illness_that_shows_late_is_behind_the_second_return(tmp_path):
                 return replace(report, loss_there=torch.tensor(math.nan))
             return report
 
-    run = Runs(tmp_path, every=4)
-    made = run.trainer
-
-    def trainer() -> Trainer:
-        one = made()
-        one.__class__ = Latent
-        return one
-
-    run.trainer = trainer
+    run = of_kind(Runs(tmp_path, every=4), Latent)
     out = run.run()
     assert run.returns == [8, 4]
     assert steps(lines(out / "metrics.jsonl")) == list(range(1, STEPS + 1))

@@ -20,7 +20,7 @@ from pipeline.engine import gc, log
 from pipeline.engine.beat import Beat, Watch
 from pipeline.engine.log import Claim, Entry, State, fold
 from pipeline.engine.transfer import wanted
-from pipeline.engine.work import Work
+from pipeline.engine.unsent import candidates
 from pipeline.errors import Lost, StoreError
 from pipeline.store.locks import machine_id
 from pipeline.store.store import Store
@@ -404,9 +404,9 @@ def test_what_another_log_brings_after_a_return(theirs, ours, expected):
     ],
 )
 def test_an_unsent_checkpoint_counts_as_long_as_the_log_is_as_it_was(
-    monkeypatch, logged, unsent, expected
+    store, monkeypatch, logged, unsent, expected
 ):
-    monkeypatch.setattr("pipeline.engine.work.read_unsent", lambda *_: {"files": {}, **unsent})
-    work = object.__new__(Work)
-    work.store, work.key, work.state = None, KEY, fold(entries(*logged))
-    assert [body["step"] for _, body in work._candidates()] == expected
+    noted = {"step": unsent["step"], "seconds": 1.0, "files": {}, **unsent}
+    monkeypatch.setattr("pipeline.engine.unsent.read_unsent", lambda *_: noted)
+    found = candidates(store, KEY, fold(entries(*logged)).checkpoints)
+    assert [body["step"] for _, body in found] == expected

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 from faults import Faulty
 
 from pipeline.engine import log
-from pipeline.engine.courier import UNSENT, Checkpoint
+from pipeline.engine.courier import Checkpoint
 from pipeline.engine.log import Entry, State
+from pipeline.engine.unsent import UNSENT
 from pipeline.engine.work import Session, Work
 from pipeline.errors import Interrupted, Lost, StoreAway, StoreError
 from pipeline.machine import Machine

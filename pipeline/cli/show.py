@@ -8,9 +8,9 @@ from model.config import SIZES
 from pipeline.cli.presence import how_far, life, moment, presence
 from pipeline.cli.show_log import segment
 from pipeline.engine import keys, log
-from pipeline.engine.courier import read_unsent
 from pipeline.engine.engine import Engine, Planned
 from pipeline.engine.log import Entry
+from pipeline.engine.unsent import candidates
 from pipeline.errors import StoreError
 from pipeline.redact import redacted
 from pipeline.stages import STAGES
@@ -78,11 +78,9 @@ def _segments(store: Store, state: log.State | None) -> list[dict[str, Any]]:
 
 
 def unsent_step(store: Store, key: str, state: log.State) -> int | None:
-    """The step of a checkpoint that waits on this machine and is newer than the store's."""
-    body = read_unsent(store, key)
-    step = body["step"] if body else 0
-    reached = state.checkpoints[-1].body["step"] if state.checkpoints else 0
-    return step if step > reached else None
+    """The step of a checkpoint that waits on this machine and would be gone on from."""
+    position, body = next(candidates(store, key, state.checkpoints), (0, {}))
+    return body["step"] if position is None else None
 
 
 def status(engine: Engine, plan: list[Planned]) -> dict[str, Any]:

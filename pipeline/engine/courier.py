@@ -9,8 +9,6 @@ behind another.) A process that is asked to stop goes on sending as long as some
 Cost: the disk holds up to two checkpoints more than the store keeps.
 """
 
-import contextlib
-import json
 import shutil
 import threading
 import time
@@ -20,10 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreAway
-from pipeline.hashing import canonical
 from pipeline.store.store import Store
 
-UNSENT = "unsent"  # folder on this machine's disk: key -> checkpoint that is not in the log yet
 _RETRY = 5.0  # seconds between attempts while the store is away
 SEND_WITHIN = 600.0  # how long an ending process goes on sending
 AWAY_WITHIN = 20.0  # and how long it tries if nothing gets through
@@ -42,22 +38,6 @@ class Checkpoint:
 
 class Cancelled(Exception):
     """What is on its way is not needed any more."""
-
-
-def note_unsent(store: Store, key: str, body: dict[str, Any], before: int) -> None:
-    """Remember a checkpoint that only this machine has, and the position that its entry may get."""
-    if store.remote is not None:
-        data = canonical({**body, "before": before})
-        store.disk.replace(f"{UNSENT}/{key}", data, flush=True)
-
-
-def read_unsent(store: Store, key: str) -> dict[str, Any] | None:
-    """The checkpoint of a key that only this machine has, if there is one."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        body = json.loads(store.disk.read(f"{UNSENT}/{key}") or b"")
-        wanted = {name: body[name] for name in ("step", "seconds", "files")}
-        return wanted | {name: body[name] for name in ("back_to", "before") if name in body}
-    return None
 
 
 def attend(store: Store, note: Callable[[str], None], stopping: Callable[[], bool]) -> None:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engine import log
-from pipeline.engine.courier import UNSENT, read_unsent
 from pipeline.engine.log import Entry
 from pipeline.engine.needed import all_blobs
+from pipeline.engine.unsent import UNSENT, read_unsent
 from pipeline.store.locks import abandoned, alone, died_here, take
 from pipeline.store.storage import Storage, blob_name
 from pipeline.store.store import Store

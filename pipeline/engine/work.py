@@ -13,25 +13,23 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine import gc, log
+from pipeline.engine import gc
 from pipeline.engine.beat import Beat, bury
 from pipeline.engine.courier import (
     AWAY_WITHIN,
-    UNSENT,
     Checkpoint,
     Courier,
     attend,
-    note_unsent,
-    read_unsent,
 )
 from pipeline.engine.log import Claim, Entry, State, stamp
 from pipeline.engine.stopping import Stopping
+from pipeline.engine.unsent import UNSENT, candidates, note_unsent
 from pipeline.errors import Damaged, Interrupted, Lost, StoreAway, StoreError
 from pipeline.machine import Machine
 from pipeline.recipe import Recipe
@@ -93,7 +91,7 @@ class Work:
         # what the courier could not do it tries again, so no request of its needs to wait long
         self.brisk = store.patient(_ONE_TRY, lambda why: None)
         self.sending = store.patient(_ONE_TRY, lambda why: self.courier.report(0))
-        self.candidates = self._candidates()
+        self.candidates = candidates(store, key, state.checkpoints)
         self.kept: set[str] = set()  # blobs on this machine's disk that no entry names yet
         self.pruned: set[str] = set()
         self.returns: list[int] = []  # the steps that the stage went back to, and
@@ -303,18 +301,6 @@ class Work:
 
         paths = self.store.side_by_side(fetch, body["files"].values())
         return dict(zip(body["files"], paths))
-
-    def _candidates(self) -> Iterator[tuple[int | None, dict[str, Any]]]:
-        """Checkpoints to go on from, best first: (position in the log if it is there, body)."""
-        logged = self.state.checkpoints
-        if body := read_unsent(self.store, self.key):
-            others = any(entry.position >= body.get("before", 0) for entry in logged)
-            followed = logged if others else log.still_good(logged, body)
-            if not followed or body["step"] > followed[-1].body["step"]:
-                yield None, body
-                logged = followed
-        for entry in reversed(logged):
-            yield entry.position, entry.body
 
     # what is shown
 
