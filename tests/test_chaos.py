@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,8 +59,9 @@ class Run:
                 as_machine(machine)
                 run(self.engine(machine), machine=replace(MACHINE, checkpoint_steps=4))
                 code = 0
-            finally:
-                os._exit(code)
+            except BaseException:  # os._exit says nothing of it
+                os.write(2, f"machine {machine}: {traceback.format_exc()}".encode())
+            os._exit(code)
         self.machines[machine] = child
 
     def ended(self) -> list[int]:
