@@ -18,7 +18,7 @@ from pipeline.engine.beat import Beat
 from pipeline.engine.log import Claim
 from pipeline.engine.remembered import latest
 from pipeline.errors import Interrupted, Lost, StoreError
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, train
 from pipeline.store.locks import machine_id
 from pipeline.ui import Ui
 
@@ -278,6 +278,30 @@ def test_a_hanging_owner_is_succeeded_and_fenced_off(owned, monkeypatch):
     late = Claim(engine.store, key, 1, "the hanging one")
     with pytest.raises(Lost):
         late.append("result", {"files": {}, "metrics": {}})
+
+
+def test_who_wakes_to_files_that_its_successor_removed_has_lost(
+    tmp_path, corpus, finished, monkeypatch
+):
+    """A process that slept after it had its checkpoint finds the file gone: no error of its own."""
+    engine = toy_engine(tmp_path / "store", corpus)
+    with pytest.raises(Interrupted):
+        run(engine, stopping=lambda: bool(train_checkpoints(engine)))
+    works = train.run
+
+    def sleeps(context):
+        assert context.restored
+        monkeypatch.setattr(train, "run", works)
+        monkeypatch.setattr(beat_module.Watch, "alive", lambda watch: False)
+        successor = toy_engine(tmp_path / "store", corpus)
+        assert "train" in ran(run(successor)[0])
+        return works(context)
+
+    monkeypatch.setattr(train, "run", sleeps)
+    report, printed = run(engine)
+    assert "train: another process works on this stage now" in printed
+    assert ran(report) == []
+    assert digests(engine) == digests(finished)
 
 
 def test_the_latest_recipe_is_remembered(finished):

@@ -232,11 +232,15 @@ class Claim:
             self._unsettled.append(data)
             raise
 
-    def release(self, why: str) -> None:
-        """Give the work up for others to take.
+    def release(self, why: str) -> bool:
+        """Give the work up for others to take. False if somebody has it already.
 
-        A claim that is already lost needs no release, and where it cannot be written others see
-        that this process is gone.
+        A claim that is lost needs no release, and where it cannot be written others see that this
+        process is gone.
         """
-        with contextlib.suppress(Lost, StoreError):
-            self.append("claim", {"owner": None, "why": why})
+        with contextlib.suppress(StoreError):
+            try:
+                self.append("claim", {"owner": None, "why": why})
+            except Lost:
+                return False
+        return True

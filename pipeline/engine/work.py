@@ -195,7 +195,10 @@ class Work:
         with suppress(StoreError):
             if (left := self.courier.cancel()) is not None:
                 self._keep(left)
-        self.claim.release(type(error).__name__)
+        ours = self.claim.release(type(error).__name__)
+        if not ours and not isinstance(error, Interrupted):
+            # it may be the error of one that slept, and woke to files that its successor removed
+            raise Lost(f"{self.key[:12]}: another process took it over") from error
         if unsent is not None:
             self.session.ui.note(
                 f"{self.stage.name}: the checkpoint of step {unsent:,} could not be sent to "
