@@ -39,7 +39,7 @@ class SamplerConfig:
         for name, (holds, allowed) in rules.items():
             if not holds:
                 value = getattr(self, name)
-                raise ValueError(f"sample.{name} = {value!r} is out of range: it must be {allowed}")
+                raise ValueError(f"{name} = {value!r} is out of range: it must be {allowed}")
 
 
 def apply_temperature(logits_BV: Tensor, temperature: float) -> Tensor:

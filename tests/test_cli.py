@@ -56,7 +56,10 @@ def test_the_program_alone_shows_its_verbs_and_examples():
         (["run", "--set", "train.lr"], "write it as section.key=value"),
         (["run", "--set", "train.lr=-1"], "train.lr = -1.0 is out of range: it must be above 0"),
         (["run", "--recipe", "nothing.toml"], "there is no recipe file nothing.toml"),
-        (["run", "--checkpoint-every", "soon"], "'soon' is not a duration: write it as 90s"),
+        (
+            ["run", "--checkpoint-every", "soon"],
+            "--checkpoint-every: 'soon' is not a duration: write it as 90s",
+        ),
         (["run", "--device", "tpu"], "--device tpu: it must be auto, cpu, cuda, cuda:N or mps"),
         (["run", "--precision", "fp8"], "'fp8' is not one of 'auto', 'fp32', 'bf16'"),
         (["run", "--threads", "100000"], "100000 is not in the range 0<=x<=1024"),

@@ -202,6 +202,7 @@ def test_a_failed_stage_leaves_nothing_half_visible(tmp_path, corpus, monkeypatc
     assert os.listdir(engine.store.root / "tmp") == []
     state = planned(engine, "tokenizer").state
     assert state.owner is None and state.result is None
+    assert state.entries[-1].body["why"] == "RuntimeError: on purpose"
     assert ran(run(engine)[0]) == NAMES[1:]
 
 

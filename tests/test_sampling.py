@@ -181,14 +181,14 @@ def test_a_seed_names_the_draws() -> None:
     [
         (
             {"temperature": -1.0},
-            r"sample\.temperature = -1\.0 .* 0 \(greedy\), or .* at least 1e-45",
+            r"temperature = -1\.0 .* 0 \(greedy\), or .* at least 1e-45",
         ),
-        ({"temperature": math.nan}, r"sample\.temperature = nan .* finite"),
-        ({"temperature": math.inf}, r"sample\.temperature = inf .* finite"),
-        ({"top_k": -1}, r"sample\.top_k = -1 .* at least 0"),
-        ({"top_p": 0.0}, r"sample\.top_p = 0\.0 .* above 0 and at most 1"),
-        ({"top_p": 1.1}, r"sample\.top_p = 1\.1 .* above 0 and at most 1"),
-        ({"seed": -1}, r"sample\.seed = -1 .* at least 0"),
+        ({"temperature": math.nan}, r"temperature = nan .* finite"),
+        ({"temperature": math.inf}, r"temperature = inf .* finite"),
+        ({"top_k": -1}, r"top_k = -1 .* at least 0"),
+        ({"top_p": 0.0}, r"top_p = 0\.0 .* above 0 and at most 1"),
+        ({"top_p": 1.1}, r"top_p = 1\.1 .* above 0 and at most 1"),
+        ({"seed": -1}, r"seed = -1 .* at least 0"),
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float], message: str) -> None:

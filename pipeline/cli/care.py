@@ -94,7 +94,7 @@ def gc(
     try:
         seconds = duration(grace)
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(f"--grace: {error}") from error
     opened, shown = _opened(store), Shown("gc", as_json)
     old = _outdated(opened, shown.ui) if outdated else []
     damage = _damage(opened)

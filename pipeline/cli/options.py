@@ -231,7 +231,11 @@ def make_engine(
 def make_machine(checkpoint_every: str, **told: Any) -> Machine:
     """The machine as it was described. Raises UsageError for what no machine is."""
     try:
-        return Machine(checkpoint_seconds=duration(checkpoint_every), **told)
+        seconds = duration(checkpoint_every)
+    except ValueError as error:
+        raise click.UsageError(f"--checkpoint-every: {error}") from error
+    try:
+        return Machine(checkpoint_seconds=seconds, **told)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

@@ -40,6 +40,7 @@ from pipeline.store.store import Store
 from pipeline.ui import Ui
 
 _ONE_TRY = 20.0  # seconds in which the courier's requests must succeed; it comes again
+_LINE = 200  # letters of an error that the log keeps
 _LAST_TRY = 2.0  # and in which those of an ending process must
 
 
@@ -195,7 +196,7 @@ class Work:
         with suppress(StoreError):
             if (left := self.courier.cancel()) is not None:
                 self._keep(left)
-        ours = self.claim.release(type(error).__name__)
+        ours = self.claim.release(_why(error))
         if not ours and not isinstance(error, Interrupted):
             # it may be the error of one that slept, and woke to files that its successor removed
             raise Lost(f"{self.key[:12]}: another process took it over") from error
@@ -337,6 +338,12 @@ class Work:
                 )
             doing = {"doing": f"sending the checkpoint of step {step:,}"}
             self.session.ui.progress(self.stage.name, sent, None, "B", doing)
+
+
+def _why(error: BaseException) -> str:
+    """An error for the log, where others read it; of one that nobody need mend the kind alone."""
+    kind, first = type(error).__name__, str(error).partition("\n")[0]
+    return kind if isinstance(error, Interrupted) or not first else f"{kind}: {first[:_LINE]}"
 
 
 def _named(digests: dict[str, str], sizes: dict[str, int]) -> dict[str, dict[str, Any]]:
