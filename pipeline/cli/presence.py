@@ -45,10 +45,10 @@ def presence(store: Store, key: str, claim: Entry) -> dict[str, Any]:
 
 
 def where(claim: Entry) -> str:
-    """``gpu-box, cuda:0``: the owner's host, and the device that it was told to use."""
+    """``gpu-box, cuda:0``: the owner's host, and the device if it was told to use a certain one."""
     host = claim.body["owner"].rsplit("-", 2)[0]
     device = claim.body.get("machine", {}).get("device")
-    return f"{host}, {device if device != 'auto' else 'device auto'}" if device else host
+    return f"{host}, {device}" if device and device != "auto" else host
 
 
 def _young(at: str | None) -> bool:

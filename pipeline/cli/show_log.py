@@ -102,7 +102,8 @@ class _Teller:
     def _claim(self, body: dict[str, Any]) -> str:
         words = [f"by {body['owner']}"]
         machine = body.get("machine", {})
-        words += [f"{name} {machine[name]}" for name in ("device", "precision") if name in machine]
+        told = {name: machine.get(name, "auto") for name in ("device", "precision")}
+        words += [f"{name} {value}" for name, value in told.items() if value != "auto"]
         if self.owner is not None:
             words.append(f"takes over from {self.owner}" + self._did(", which did"))
         self.owner, self.start = body["owner"], self._reached()
