@@ -12,7 +12,7 @@ from typing import Any
 from launchers import bundle, census
 from launchers.estimate import OFTEN
 from launchers.launches import Launch, Order, new_name
-from pipeline.cli.options import machine_words, said_of_machine
+from pipeline.cli.machine_options import machine_words, said_of_machine
 from pipeline.cli.process import signals, stop_on_signals
 from pipeline.data.sources import DATASETS
 from pipeline.engine.engine import Engine

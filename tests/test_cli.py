@@ -11,7 +11,7 @@ from pipelines import local_store
 
 from launchers import cli as launch_cli
 from pipeline.cli import main as pipeline_cli
-from pipeline.cli.options import machine_options, machine_words, said_of_machine
+from pipeline.cli.machine_options import machine_options, machine_words, said_of_machine
 from pipeline.engine import log
 from pipeline.engine.beat import Beat
 from pipeline.engine.log import Claim
@@ -65,6 +65,7 @@ def test_the_program_alone_shows_its_verbs_and_examples():
         (["run", "--threads", "100000"], "100000 is not in the range 0<=x<=1024"),
         (["run", "--micro-batch", "-1"], "-1 is not in the range x>=0"),
         (["explain"], "Missing argument"),
+        (["generate", "--keep", "3"], "No such option"),
         (["generate", "--temperature", "-1"], "temperature = -1.0 is out of range"),
         (["generate", "--top-p", "nan"], "top_p = nan is out of range"),
         (["generate", "--tokens", "0"], "0 is not in the range x>=1"),

@@ -11,7 +11,7 @@ from test_trainer import SHAPE, TRAIN, copied_state, losses, trainer
 from model.parallel import Alone
 from model.trainer import Trainer
 from pipeline import fit as fitting
-from pipeline.cli.options import make_machine
+from pipeline.cli.machine_options import make_machine
 from pipeline.fit import BUSY, choose, fit, halves
 from pipeline.machine import Machine
 from pipeline.stages.train import restart

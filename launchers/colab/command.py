@@ -12,13 +12,8 @@ from launchers import bundle, orders, start
 from launchers.colab.notebook import GPUS, Told, notebook, sources
 from launchers.credentials import names, unhidden
 from launchers.launches import Launch
-from pipeline.cli.options import (
-    engine_and_machine,
-    machine_options,
-    machine_words,
-    recipe_options,
-    said_of_machine,
-)
+from pipeline.cli.machine_options import machine_options, machine_words, said_of_machine
+from pipeline.cli.options import engine_and_machine, recipe_options
 from pipeline.engine.engine import Engine
 from pipeline.machine import Machine
 

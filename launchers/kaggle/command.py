@@ -8,7 +8,8 @@ import click
 
 from launchers import orders, start
 from launchers.target import Errand, Offer
-from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
+from pipeline.cli.machine_options import machine_options
+from pipeline.cli.options import engine_and_machine, recipe_options
 from pipeline.recipe import from_tree
 from pipeline.store.store import Store
 

@@ -20,13 +20,8 @@ from launchers.local.attend import Asked, attend
 from launchers.local.container import Order, order
 from launchers.local.containers import remove, sweep, watching
 from launchers.local.engine import EngineAway, connect, device_request, plainly, user
-from pipeline.cli.options import (
-    engine_and_machine,
-    machine_options,
-    machine_words,
-    recipe_options,
-    said_of_machine,
-)
+from pipeline.cli.machine_options import machine_options, machine_words, said_of_machine
+from pipeline.cli.options import engine_and_machine, recipe_options
 from pipeline.cli.process import EXIT_INTERRUPTED, again
 
 _CTRL_C = 128 + signal.SIGINT

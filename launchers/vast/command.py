@@ -16,7 +16,8 @@ from launchers.launches import Launch, Order
 from launchers.target import Errand, Offer
 from launchers.targets import Secrets, seen_to
 from launchers.vast.order import VastOptions
-from pipeline.cli.options import engine_and_machine, machine_options, recipe_options
+from pipeline.cli.machine_options import machine_options
+from pipeline.cli.options import engine_and_machine, recipe_options
 from pipeline.cli.show import table
 from pipeline.recipe import from_tree
 

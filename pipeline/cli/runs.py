@@ -11,14 +11,8 @@ import click
 
 from pipeline import recipe
 from pipeline.cli import show
-from pipeline.cli.options import (
-    NAMES,
-    engine_and_machine,
-    machine_options,
-    make_engine,
-    recipe_options,
-    said_of_machine,
-)
+from pipeline.cli.machine_options import machine_options, said_of_machine, writing_options
+from pipeline.cli.options import NAMES, engine_and_machine, make_engine, recipe_options
 from pipeline.cli.process import EXIT_INTERRUPTED, again, stop_on_signals
 from pipeline.cli.show_log import story
 from pipeline.engine import log
@@ -208,10 +202,10 @@ def sizes() -> None:
 
 
 @click.command()
-@recipe_options
-@machine_options
 @click.option("--prompt", help="Write four samples of this; without it, show the run's own.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@recipe_options
+@writing_options
 def sample(prompt: str | None, as_json: bool, **options: Any) -> None:
     """Four samples from one prompt: greedy, temperature, top-k, top-p.
 
@@ -230,14 +224,14 @@ def sample(prompt: str | None, as_json: bool, **options: Any) -> None:
 
 
 @click.command()
-@recipe_options
-@machine_options
 @click.option("--prompt", default="", help="Text to go on from; nothing starts a new text.")
 @click.option("--tokens", type=click.IntRange(1), default=200, show_default=True)
 @click.option("--temperature", type=float, default=0.8, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=int, default=0, show_default=True, help="0 keeps every token.")
 @click.option("--top-p", type=float, default=0.95, show_default=True, help="1 keeps every token.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same text.")
+@recipe_options
+@writing_options
 def generate(
     prompt: str,
     tokens: int,
