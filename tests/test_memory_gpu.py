@@ -10,7 +10,7 @@ from model.config import ModelConfig, TrainConfig
 from model.gpt import GPT
 from model.trainer import Trainer
 from pipeline.fit import fit
-from pipeline.machine import Machine
+from pipeline.machine import Machine, resolve_precision
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 VOCAB = 512
@@ -27,7 +27,7 @@ def trainer(monkeypatch, tmp_path):
         batches = Batches(tokens, shape.context, TRAIN.batch, TRAIN.seed)
         device = torch.device("cuda")
         model = GPT(shape, VOCAB)
-        model.compute_dtype = torch.bfloat16
+        model.compute_dtype = resolve_precision("auto", device)  # older cards lack bfloat16
         return Trainer(model, TRAIN, batches, micro_batch=micro_batch, device=device)
 
     yield make
