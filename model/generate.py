@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.attention import KVCache
 from model.gpt import GPT
+from model.late import Late
 from model.sampling import SamplerConfig, sample
 
 
@@ -80,7 +81,7 @@ def _stream(
     try:
         chosen = _chosen(reader, prompt_ids, max_tokens, sampler)
         for id_11 in _one_late(chosen) if reader.device.type == "cuda" else chosen:
-            new_id = int(id_11)
+            new_id = int(id_11.item())
             if new_id == stop_id:
                 return
             yield new_id
@@ -106,25 +107,15 @@ def _chosen(
         yield unread_1T
 
 
-def _one_late(ids: Iterable[Tensor]) -> Iterator[Tensor]:
+def _one_late(ids: Iterable[Tensor]) -> Iterator[Late]:
     """Each of a GPU's ids on the CPU, once the GPU has its next token to work on.
 
     Asking for a value waits until the GPU has it, and then the GPU waits until the CPU has given
     it something to do. Here the next token is under way before anybody waits for this one.
     """
-    waiting: list[tuple[Tensor, torch.cuda.Event]] = []
+    waiting: list[Late] = []
     for id_11 in ids:
-        # into pinned memory, because any other copy would wait for all that was asked of the GPU
-        copy_11 = torch.empty(1, 1, dtype=id_11.dtype, pin_memory=True)
-        copy_11.copy_(id_11, non_blocking=True)
-        waiting.append((copy_11, torch.cuda.Event()))
-        waiting[-1][1].record(torch.cuda.current_stream(id_11.device))
+        waiting.append(Late(id_11))
         if len(waiting) == 2:
-            yield _arrived(*waiting.pop(0))
-    for late in waiting:
-        yield _arrived(*late)
-
-
-def _arrived(copy: Tensor, copied: torch.cuda.Event) -> Tensor:
-    copied.synchronize()
-    return copy
+            yield waiting.pop(0)
+    yield from waiting

@@ -25,6 +25,7 @@ from model.average import Average
 from model.batches import Batches, random_bits
 from model.config import TrainConfig
 from model.gpt import GPT
+from model.late import Late
 from model.optimizer import AdamW, Muon, learning_rate
 from model.parallel import Alone, local
 from model.scaler import Scaler
@@ -34,15 +35,15 @@ from model.scaler import Scaler
 class StepReport:
     """What one step showed: mean loss in nats per token, gradient norm before clipping, rate.
 
-    What was measured stays on the device until somebody reads it as a float, which waits for it:
-    whoever reads one step late keeps the device busy.
+    Whoever reads what was measured waits until the device has done this step, and not for what it
+    was asked to do since: so whoever reads one step late keeps it busy.
     """
 
     step: int
-    loss_there: Tensor
-    norm_there: Tensor
+    loss_there: Late
+    norm_there: Late
     lr: float
-    scale: float = 1.0  # of the gradients; a norm that is no number may only mean that it was high
+    loss_scale: float = 1.0  # a norm that is no number may only mean that it was too high
 
     @cached_property
     def loss(self) -> float:
@@ -92,7 +93,7 @@ class Trainer:
         """One optimizer step on ``train.batch`` windows."""
         self.model.train()
         loss, norm = self._gradients()
-        scaled_by = self.scaler.factor if self.scaled else 1.0
+        loss_scale = self.scaler.factor if self.scaled else 1.0  # before it changes
         scale = self.peak * learning_rate(self.step, self.train)
         if not self.scaled or self.scaler.finite(norm):
             for optimizer in self.optimizers.values():
@@ -100,27 +101,37 @@ class Trainer:
             if self.average:
                 self.average.follow()
         self.step += 1
-        return StepReport(self.step, loss, norm, self.train.lr * scale, scaled_by)
+        return StepReport(self.step, Late(loss), Late(norm), self.train.lr * scale, loss_scale)
 
     def _gradients(self) -> tuple[Tensor, Tensor]:
-        """Loss and norm of the step; what memory does not hold is tried again in smaller slices."""
+        """Loss and norm of the step; what memory does not hold is tried again in smaller slices.
+
+        Raises torch.OutOfMemoryError where a process of several is short of it behind the vote: the
+        others are adding up, and would wait for one that turns back alone.
+        """
         while True:
+            voted = False
             try:
-                return self._try_gradients()
+                with self.team.agreed(self.step):
+                    loss = self._slices()
+                voted = self.team.size > 1
+                self.team.add_up(loss, self.model)
+                return loss, self._clip()
             except torch.OutOfMemoryError as error:
+                if voted:
+                    raise
                 said = str(error).partition("\n")[0]
             # not above: there the error still holds all that its frames do
             self._make_room(said)
 
-    def _try_gradients(self) -> tuple[Tensor, Tensor]:
+    def _slices(self) -> Tensor:
+        """The loss of this process's slots, and its gradients in the model."""
         self.model.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
         begin, end = self.team.share(self.train.batch)
-        with self.team.agreed(self.step):
-            for first in range(begin, end, self.micro_batch):
-                loss += self._backward(first, min(first + self.micro_batch, end))
-        self.team.add_up(loss, self.model)
-        return loss, self._clip()
+        for first in range(begin, end, self.micro_batch):
+            loss += self._backward(first, min(first + self.micro_batch, end))
+        return loss
 
     def _make_room(self, said: str) -> None:
         """Take less memory from here on. Raises ValueError if there is nothing left to do."""

@@ -43,7 +43,7 @@ def judge(report: StepReport, vocab_size: int) -> None:
     """Raises Diverged if what the step has shown is no use."""
     if not report.loss <= TOO_HIGH * math.log(vocab_size):  # true for NaN as well
         words = f"the loss became {report.loss:.4g}"
-    elif not math.isfinite(report.gradient_norm) and report.scale <= 1:
+    elif not math.isfinite(report.gradient_norm) and report.loss_scale <= 1:
         words = f"the gradient became {report.gradient_norm:.4g}"
     else:
         return

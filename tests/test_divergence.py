@@ -11,6 +11,7 @@ from pipelines import run as run_engine
 from pipelines import toy_engine, write_corpus
 from test_loop import FILES, STEPS, Runs, Sickly, lines, steps
 
+from model.late import Late
 from model.trainer import StepReport, Trainer
 from pipeline.checkpoint import Stored
 from pipeline.divergence import Diverged, judge
@@ -73,7 +74,7 @@ def _run_with_the_same_rate(run: Runs) -> Path:
             report = Trainer.run_step(self)
             self.peak = told
             if any(report.step == step and told > most for step, most in self.ill):
-                return replace(report, loss_there=torch.tensor(math.nan))
+                return replace(report, loss_there=Late(torch.tensor(math.nan)))
             return report
 
     return of_kind(run, Unmoved).run()
@@ -182,7 +183,7 @@ class Rotting(Sickly):
             with torch.no_grad():
                 self.model.embedding.weight.mul_(self.rot)
             if math.isinf(self.rot):
-                return replace(report, norm_there=torch.tensor(math.inf))
+                return replace(report, norm_there=Late(torch.tensor(math.inf)))
         return report
 
 
@@ -254,7 +255,7 @@ def test_an_illness_that_shows_late_is_behind_the_second_return(tmp_path):
                 with torch.no_grad():
                     ill.fill_(5.0)
             if report.step == 11 and ill.mean() > 4:
-                return replace(report, loss_there=torch.tensor(math.nan))
+                return replace(report, loss_there=Late(torch.tensor(math.nan)))
             return report
 
     run = of_kind(Runs(tmp_path, every=4), Latent)
@@ -338,7 +339,7 @@ def test_in_float16_it_costs_a_step_until_there_is_nothing_left_to_scale(tmp_pat
 
 
 def report(loss: float, norm: float = 1.0, scale: float = 1.0) -> StepReport:
-    return StepReport(1, torch.tensor(loss), torch.tensor(norm), 0.1, scale)
+    return StepReport(1, Late(torch.tensor(loss)), Late(torch.tensor(norm)), 0.1, scale)
 
 
 def test_a_loss_twice_that_of_a_blind_guess_is_refused():

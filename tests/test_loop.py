@@ -14,6 +14,7 @@ from toys import noisy_text
 
 from model.batches import Batches
 from model.gpt import GPT
+from model.late import Late
 from model.trainer import StepReport, Trainer
 from pipeline import recipe
 from pipeline.errors import Interrupted
@@ -33,7 +34,7 @@ class Sickly(Trainer):
     def run_step(self) -> StepReport:
         report = super().run_step()
         if any(report.step == step and self.peak > most for step, most in self.ill):
-            return replace(report, loss_there=torch.tensor(math.nan))
+            return replace(report, loss_there=Late(torch.tensor(math.nan)))
         return report
 
 

@@ -52,6 +52,14 @@ def test_a_step_does_not_wait_for_the_device(trainer):
     assert 0 < report.loss < 10
 
 
+def test_a_step_is_read_without_waiting_for_what_was_asked_since(trainer):
+    run = trainer()
+    report = run.run_step()
+    torch.cuda._sleep(1 << 32)  # seconds
+    assert 0 < report.loss < 10 and report.gradient_norm > 0
+    assert not torch.cuda.current_stream().query(), "it waited for the device"
+
+
 def test_recomputing_changes_no_bit(trainer):
     shape = replace(SHAPE, attention_dropout=0.1)
     kept, recomputed = trainer(8, shape), trainer(8, shape)
