@@ -46,11 +46,9 @@ def measured(device: torch.device, dtype: torch.dtype) -> Peak:
         some = torch.randn(size, size, device=device, dtype=dtype)
         for _ in range(2):  # the first of its size may have to load or choose a kernel
             start = time.perf_counter()
-            (some @ some)[0, 0].item()  # which waits for the device
+            (some @ some)[0, 0].item()  # which waits for the device, and all it was asked before
             took = time.perf_counter() - start
-            best = max(best, 2 * size**3 / took)
-            if took > _ENOUGH:
-                return Peak(best, True)
-        if size == _LARGEST:
+        best = max(best, 2 * size**3 / took)
+        if took > _ENOUGH or size == _LARGEST:
             return Peak(best, True)
         size *= 2

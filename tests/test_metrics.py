@@ -1,5 +1,6 @@
 """Lines of metrics in parts, peaks and utilisation, and the verb that shows them."""
 
+import itertools
 import json
 import math
 import random
@@ -200,6 +201,18 @@ def test_a_measured_peak_is_quick_and_measured_once():
     assert time.monotonic() - start < 5.0  # one second, if nobody else were here
     assert found.measured and found.flops > 1e8
     assert peaks.measured(CPU, torch.float32) is found
+
+
+def test_a_first_product_that_takes_long_is_no_measure(monkeypatch):
+    """It loads a library, or waits for what the device was asked before."""
+    took = itertools.chain([2.0], itertools.repeat(1e-3))  # of each product, in turn
+    readings = itertools.chain.from_iterable((0.0, next(took)) for _ in range(99))
+    clock = itertools.accumulate(readings)
+    monkeypatch.setattr(peaks, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(peaks, "_LARGEST", 512)
+    peaks.measured.cache_clear()
+    assert peaks.measured(CPU, torch.float32).flops == pytest.approx(2 * 512**3 / 1e-3)
+    peaks.measured.cache_clear()
 
 
 @pytest.mark.parametrize("size", SIZES)
