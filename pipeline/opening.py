@@ -15,6 +15,7 @@ from pipeline.machine import Machine
 from pipeline.peaks import device_name
 from pipeline.preflight import judge_driver
 from pipeline.recipe import MANY
+from pipeline.team import together
 
 
 def opening(trainer: Trainer, asked: Machine, tokens: int) -> Iterator[str]:
@@ -60,7 +61,8 @@ def _unused(trainer: Trainer, asked: Machine) -> str:
         gpu = ask_gpu()
         return judge_driver(ask_torch("auto"), gpu, False).words if gpu.given else ""
     if trainer.device.type == "cuda" and asked.device in ("auto", "cuda"):
-        there, used = torch.cuda.device_count(), trainer.team.size
+        there, used = together(), trainer.team.size
         if there > used:
-            return f"torch sees {there} GPUs, and {used} of them trains: --processes auto takes all"
+            trains = "train" if used > 1 else "trains"
+            return f"torch sees {there} GPUs, and {used} {trains}: --processes auto takes all"
     return ""

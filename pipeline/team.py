@@ -77,15 +77,17 @@ class Leader:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                if why := self._gone():
+                if why := self._gone(error):
                     raise ValueError(why) from error
                 raise
         self.together = True
 
-    def _gone(self) -> str:
+    def _gone(self, error: RuntimeError) -> str:
         if self.crew is not None:
             return self.crew.gone(_SOON)
-        return "another process of torchrun's is gone: see what was said before"
+        # of torchrun's processes it does not know; what the sum says is often all there is to see
+        first = str(error).strip().partition("\n")[0]
+        return f"{first} (or another process of torchrun's is gone: see what was said before)"
 
     def end(self) -> None:
         """Send them home, if they listen."""
@@ -232,7 +234,20 @@ def processes(machine: Machine) -> int:
     if machine.processes:
         return machine.processes
     device = resolve_device(machine.device)
-    return torch.cuda.device_count() if device.type == "cuda" and device.index is None else 1
+    return together() if device.type == "cuda" and device.index is None else 1
+
+
+def together() -> int:
+    """How many of the GPUs here can train together: all, if they are of one model, else one.
+
+    Those of two models round differently, and the copies of the weights would drift apart.
+    """
+    count = torch.cuda.device_count()
+    return count if len(_models(count)) == 1 else 1
+
+
+def _models(count: int) -> set[str]:
+    return {torch.cuda.get_device_name(at) for at in range(count)}
 
 
 def settled(machine: Machine, size: int, recipe: Recipe, vocab_size: int) -> Machine:
@@ -279,3 +294,9 @@ def _enough(device: torch.device, size: int) -> None:
         )
     if there < size:
         raise ValueError(f"--processes {size}: torch sees {there} GPUs here. Use at most so many")
+    if len(models := _models(size)) > 1:
+        raise ValueError(
+            f"--processes {size}: the GPUs are not of one model ({', '.join(sorted(models))}), so "
+            "they round differently, and their copies of the weights would drift apart. Choose "
+            "equal ones with CUDA_VISIBLE_DEVICES, or --processes 1"
+        )

@@ -43,7 +43,7 @@ def test_on_a_cpu():
 
 def test_on_one_gpu_of_two(on_gpu):
     first = "computing on Test Card, bfloat16, compiled, micro-batch 8"
-    unused = "torch sees 2 GPUs, and 1 of them trains: --processes auto takes all"
+    unused = "torch sees 2 GPUs, and 1 trains: --processes auto takes all"
     assert told(on_gpu) == [first, unused]
     assert told(on_gpu, device="cuda:0") == [first]
     on_gpu.team, on_gpu.model.recompute = Two(), True

@@ -243,7 +243,7 @@ def test_what_is_found_out_is_the_same_for_all(monkeypatch):
 @pytest.mark.parametrize(("vocabulary", "sharding"), [(32_000, "off"), (64_000, "on")])
 def test_what_does_not_fit_is_shared_out(monkeypatch, vocabulary, sharding):
     """On made-up devices: 16 bytes a parameter against 70 % of the smaller one's memory."""
-    sizes = {0: 8_000_000_000, 1: 24_000_000_000}
+    sizes, names = {0: 8_000_000_000, 1: 8_000_100_000}, {0: "Card", 1: "Card"}
     large = recipe.load("large")
     fits = 16 * large.model.parameters(vocabulary) < 0.7 * sizes[0]
     assert fits == (sharding == "off")
@@ -254,6 +254,7 @@ def test_what_does_not_fit_is_shared_out(monkeypatch, vocabulary, sharding):
         "torch.cuda.get_device_properties",
         lambda at: type("Properties", (), {"total_memory": sizes[at]}),
     )
+    monkeypatch.setattr("torch.cuda.get_device_name", names.get)
     assert processes(Machine(device="cuda", processes=0)) == 2
     found = settled(Machine(device="cuda", processes=2), 2, large, vocabulary)
     assert (found.sharding, found.precision, found.threads) == (sharding, "fp16", 0)
@@ -261,6 +262,10 @@ def test_what_does_not_fit_is_shared_out(monkeypatch, vocabulary, sharding):
         settled(Machine(device="cuda:1", processes=2), 2, large, vocabulary)
     with pytest.raises(ValueError, match="torch sees 2 GPUs here"):
         settled(Machine(device="cuda", processes=3), 3, large, vocabulary)
+    names[1] = "Another"
+    with pytest.raises(ValueError, match=r"not of one model \(Another, Card\)"):
+        settled(Machine(device="cuda", processes=2), 2, large, vocabulary)
+    assert processes(Machine(device="cuda", processes=0)) == 1
 
 
 def test_torchrun_decides_how_many_there_are(monkeypatch):
