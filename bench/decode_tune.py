@@ -9,12 +9,14 @@ and near its end. With --profile the mean time of every kernel as well.
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from common import save
 from decode import bytes_read, copy_bandwidth, wait
 
 from model import fused, kernels
@@ -37,7 +39,8 @@ def step_ms(reader: Fast, place: int, steps: int) -> float:
     return best
 
 
-def sweep(model: GPT, limit_ms: float, steps: int) -> None:
+def sweep(model: GPT, limit_ms: float, steps: int) -> list[dict[str, Any]]:
+    rows = []
     sizes = ((4096, 4, 16), (8192, 4, 16), (8192, 8, 16), (16_384, 8, 16), (8192, 4, 8))
     tried = [(*size, early) for size in sizes for early in (True, False)]
     last = model.config.context - 2
@@ -46,11 +49,14 @@ def sweep(model: GPT, limit_ms: float, steps: int) -> None:
         with patch.multiple(fused, **changed), patch.object(kernels, "CAN_START_EARLY", early):
             reader = Fast(model, "fused")
             near, far = step_ms(reader, 30, steps), step_ms(reader, last, steps)
+        row = {"tile": tile, "warps": warps, "splits": splits, "early": early}
+        rows.append(row | {"step_ms": round(near, 4), "full_context_ms": round(far, 4)})
         print(
             f"tile {tile:5} warps {warps} splits {splits:2} early {early!s:5}  "
             f"{near:.4f} ms ({limit_ms / near:.1%} of the limit), full context {far:.4f} ms",
             flush=True,
         )
+    return rows
 
 
 @torch.no_grad()
@@ -78,7 +84,9 @@ def main() -> None:
     model = model.freeze().to(device).eval()
     limit_ms = 1000 * bytes_read(model) / copy_bandwidth(device)
     print(f"{torch.cuda.get_device_name(device)}: the limit is {limit_ms:.4f} ms")
-    sweep(model, limit_ms, options.steps)
+    rows = sweep(model, limit_ms, options.steps)
+    told = {"device": torch.cuda.get_device_name(device), "size": options.size}
+    save("decode-tune", told | {"limit_ms": round(limit_ms, 4), "rows": rows})
     if options.profile:
         profile(model)
 

@@ -2,7 +2,8 @@
 
 What: the compiler traces a function, joins neighbouring operations into few kernels and writes them
 for the device. Why here: importing the compiler takes a second or two, which nobody should pay who
-does not train on a GPU. Shapes are fixed when it is called: another shape is compiled anew.
+does not train on a GPU. Shapes are fixed when it is called: another shape is compiled anew, as
+is a step in smaller slices after one that ran out of memory.
 """
 
 import functools
@@ -14,4 +15,7 @@ import torch
 @functools.cache
 def compiled(function: Callable) -> Callable:
     """The same function, compiled."""
+    # torch gives up compiling, and says so in a log only, after eight shapes; we have two for each
+    # size of a micro-batch, two more for the rest of a step, and may halve it several times
+    torch._dynamo.config.recompile_limit = 64
     return torch.compile(function, dynamic=False)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 class ModelConfig:
     """The shape of a decoder-only transformer.
 
-    The fields stay within what existing ``transformers`` classes express exactly, so that weights
-    can run elsewhere: GPT-NeoX for LayerNorm without QK-norm, Persimmon with QK-norm.
+    With LayerNorm the fields stay within what existing ``transformers`` classes express exactly, so
+    that weights can run elsewhere: GPT-NeoX without QK-norm, Persimmon with it.
     """
 
     layers: int

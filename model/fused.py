@@ -10,7 +10,7 @@ What: ``fused_step`` computes what ``Block.forward`` does for one token of one t
 
 Why by hand: an H100 reads a layer of 25 MB in eight microseconds and takes one or two to go from
 one kernel to the next, so that kernels must be few, and each must ask for all its weights at once.
-Cost: seconds for Triton to compile seven kernels the first time; it keeps them on disk.
+Cost: seconds for Triton to compile six kernels the first time; it keeps them on disk.
 """
 
 from collections.abc import Callable

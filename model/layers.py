@@ -5,7 +5,9 @@ to mixed precision here: no autocast decides behind one's back, the residual str
 and a norm's output type (see ``Norm``) is where each branch goes down to bfloat16.
 
 Shape suffixes, here and in every file of this folder: B batch, T time (tokens), D width,
-H heads, K head size, F feed-forward width, V vocabulary.
+H heads, K head size, F feed-forward width, V vocabulary. Then N what was put together (tokens of
+all texts, heads of all texts, heads of queries, keys and values), S a slice of tokens or of the
+past, P the places of dropout, O and I outputs and inputs of any layer; numbers are as they are.
 """
 
 from functools import cache

@@ -47,8 +47,10 @@ def slice_size(vocab_size: int, device: torch.device, dtype: torch.dtype) -> int
         return SLICE
     room = torch.cuda.get_device_properties(device).total_memory // _SHARE
     numbers = room // 10  # in float32 twice and in 16 bits once
-    most = _NARROW if dtype == torch.float16 else numbers
-    return max(SLICE, min(most, numbers // vocab_size // SLICE * SLICE))
+    tokens = numbers // vocab_size // SLICE * SLICE
+    if dtype == torch.float16:
+        tokens = min(tokens, _NARROW)
+    return max(SLICE, tokens)
 
 
 class _HeadLoss(torch.autograd.Function):

@@ -27,33 +27,47 @@ def work(model: ModelConfig, train: TrainConfig, vocab_size: int) -> float:
 
 
 def resolve_compile(
-    asked: str, device: torch.device, operations: float, note: Callable[[str], None]
+    asked: str,
+    device: torch.device,
+    operations: float,
+    note: Callable[[str], None],
+    ruled_out: str = "",
 ) -> bool:
     """Shall it be compiled? ``note`` hears why not if it would have been worth it.
 
-    Raises ValueError if it was asked for and cannot be.
+    ``ruled_out`` is why it cannot be, if that is known already. Raises ValueError if it was asked
+    for and cannot be.
     """
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     triton = importlib.util.find_spec("triton") is not None
-    chosen, why = choose_compile(asked, device.type, capability, triton, operations)
+    chosen, why = choose_compile(asked, device.type, capability, triton, operations, ruled_out)
     if chosen and (why := _no_kernels() if device.type == "cpu" else _no_compiler(device)):
-        if asked == "on":
-            raise ValueError(f"--compile on: {why}. Use --compile off")
+        refuse(asked, why)
         chosen = False
     if why:
         note(f"not compiled: {why}")
     return chosen
 
 
+def refuse(asked: str, why: str) -> None:
+    """Raises ValueError if there is a reason against compiling and it was asked for."""
+    if why and asked == "on":
+        raise ValueError(f"--compile on: {why}. Use --compile off")
+
+
 def choose_compile(
-    asked: str, kind: str, capability: tuple[int, int] | None, triton: bool, operations: float
+    asked: str,
+    kind: str,
+    capability: tuple[int, int] | None,
+    triton: bool,
+    operations: float,
+    ruled_out: str = "",
 ) -> tuple[bool, str]:
     """The choice, and why it is no if that is worth saying."""
     if asked == "off" or (asked == "auto" and operations < WORTH.get(kind, float("inf"))):
         return False, ""
-    why = _cannot(kind, capability, triton)
-    if why and asked == "on":
-        raise ValueError(f"--compile on: {why}. Use --compile off")
+    why = ruled_out or _cannot(kind, capability, triton)
+    refuse(asked, why)
     return not why, why
 
 

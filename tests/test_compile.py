@@ -47,6 +47,13 @@ def test_what_cannot_be_compiled_is_told_once_or_refused(capability, triton, wor
     assert choose_compile("auto", "cuda", capability, triton, 0) == (False, "")
 
 
+def test_what_is_ruled_out_is_told_where_it_would_have_been_worth_it():
+    told, cpu = [], torch.device("cpu")
+    assert not resolve_compile("auto", cpu, 2 * WORTH["cpu"], told.append, "no such thing")
+    assert not resolve_compile("auto", cpu, 0, told.append, "no such thing")
+    assert told == ["not compiled: no such thing"]
+
+
 def test_on_means_on_where_it_can():
     assert choose_compile("on", "cuda", CARD, True, 0) == (True, "")
     assert choose_compile("on", "cpu", None, False, 0) == (True, "")

@@ -16,7 +16,7 @@ from model.batches import Batches
 from model.gpt import GPT
 from model.parallel import Alone
 from model.trainer import Trainer
-from pipeline.compiling import resolve_compile, work
+from pipeline.compiling import refuse, resolve_compile, work
 from pipeline.fit import ALONE, fit
 from pipeline.loop import Loop
 from pipeline.machine import (
@@ -79,30 +79,24 @@ def check(machine: Machine, recipe: Recipe) -> None:
     device, size = resolve_device(machine.device), processes(machine)
     resolve_precision(machine.precision, device)
     machine = settled(machine, size, recipe, recipe.tokenizer.vocab_size)
-    if machine.compile == "on":
-        _cannot_compile(machine, device, recipe)
+    refuse(machine.compile, _ruled_out(machine, device, recipe))
 
 
 def chosen_compile(machine: Machine, context: Context, vocab_size: int) -> bool:
     device, recipe = resolve_device(machine.device), context.recipe
-    if _cannot_compile(machine, device, recipe):
-        return False
     whole = work(recipe.model, recipe.train, vocab_size)
-    return resolve_compile(machine.compile, device, whole, context.note)
+    why = _ruled_out(machine, device, recipe)
+    return resolve_compile(machine.compile, device, whole, context.note, why)
 
 
-def _cannot_compile(machine: Machine, device: torch.device, recipe: Recipe) -> bool:
-    """Is it out of the question? Raises ValueError if it was asked for all the same."""
+def _ruled_out(machine: Machine, device: torch.device, recipe: Recipe) -> str:
+    """Why compiling is out of the question, whatever this machine has; nothing if it is not."""
     without = [name for name in ("qk_norm", "attention_dropout") if getattr(recipe.model, name)]
     if machine.sharding == "on":
-        why = "not with --sharding on"
-    elif device.type == "cpu" and without:
-        why = f"attention compiled for a CPU is without model.{without[0]}"
-    else:
-        return False
-    if machine.compile == "on":
-        raise ValueError(f"--compile on: {why}. Use --compile off")
-    return True
+        return "not where weights are shared out (--sharding)"
+    if device.type == "cpu" and without:
+        return f"attention compiled for a CPU is without model.{without[0]}"
+    return ""
 
 
 def prepared(job: Job, team: Alone) -> Trainer:
