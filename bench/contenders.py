@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 Step = Callable[[], Tensor]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ def ours(shape: Shape, dtype: str, device: torch.device, compiled: bool = False)
     model.compute_dtype, model.compiled = DTYPES[dtype], compiled
     if device.type == "cpu":  # as the stage train does
         keep_freed_memory()
-        if not compiled:
-            model.attend_in_one(rotated_attention)
+        model.attend_in_one(rotated_attention)
     batches = Batches(stream(shape.vocab), shape.context, shape.batch, 0)
     trainer = Trainer(model, train, batches, micro_batch=shape.micro_batch, device=device)
     return lambda: trainer.run_step().loss_there

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.cards import Card, find, flops_per_token
-from pipeline.machine import choose_precision
+from pipeline.machine import TYPES, choose_precision
 from pipeline.memory import CUDA, SPARE, choose, fixed_bytes, halves, mask_bytes, token_bytes
 from pipeline.recipe import Recipe
 
@@ -22,7 +22,6 @@ EVERY = 60.0  # seconds between checkpoints, as `pipeline run` does if it is tol
 # what a launch tells it, by size: a large checkpoint takes minutes to send, and bytes cost money
 OFTEN = {"tiny": "60s", "small": "60s", "medium": "10m", "large": "30m"}
 
-_TYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 # of the stated peak, at 768 wide and more: bench/results/gpu-training.json, 407 and 414 of 989
 _MEASURED = {"H100 SXM": 0.41}
 _WIDTHS = (256, 768, 1024)  # that were measured there
@@ -94,7 +93,7 @@ def on_gpu(
     if card is None:
         return None
     precision = choose_precision("auto", "cuda", card.capability)
-    peak = card.peak(_TYPES[precision])
+    peak = card.peak(TYPES[precision])
     assert peak is not None, card
     micro_batch, recompute = _room(recipe, precision, memory or card.memory, gpus)
     share, measured = _share(card, recipe.model.width)

@@ -55,14 +55,14 @@ def judge_speed(device: str) -> Check:
     """Does it multiply at a fair share of what its maker says? Unlisted ones are only told."""
     import torch
 
-    from pipeline.machine import resolve_precision
+    from pipeline.machine import resolve_precision, type_name
     from pipeline.peaks import device_name, listed, measured
 
     where = torch.device(device)
     dtype = resolve_precision("auto", where)
     rate = measured(where, dtype).flops
-    said = listed(device_name(where), str(dtype).removeprefix("torch."))
-    words = f"{device} multiplies at {rate / 1e12:.1f} TFLOP/s in {str(dtype)[6:]}"
+    said = listed(device_name(where), type_name(dtype))
+    words = f"{device} multiplies at {rate / 1e12:.1f} TFLOP/s in {type_name(dtype)}"
     if said is not None and rate < SHARE * said.flops:
         words += f", a {device_name(where)} should reach {said.flops / 1e12:.0f}: it is throttled"
         return Check("speed", FAIL, words)

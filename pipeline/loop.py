@@ -34,6 +34,7 @@ from pipeline.checkpoint import Stored, write
 from pipeline.divergence import Diverged, WayBack, judge
 from pipeline.errors import Interrupted
 from pipeline.journal import Journal
+from pipeline.machine import type_name
 from pipeline.metrics import Meter, Segment, number
 from pipeline.stage import Context
 from pipeline.store.disk import link
@@ -303,7 +304,7 @@ class Loop:
             "best_validation_loss": best["loss"],
             "tokens_per_second": round(steps * tokens / elapsed) if steps else None,
             "device": str(self.trainer.device),
-            "precision": str(model.compute_dtype).removeprefix("torch."),
+            "precision": type_name(model.compute_dtype),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "segments": segments,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # it is loaded. They take the cores from whatever else has work: attention of ours, which is a sixth
 # faster without, and other programs. This is a tenth of a millisecond.
 REST = {"GOMP_SPINCOUNT": "10000"}
+# --precision's words for torch's types
+TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,20 @@ def resolve_device(name: str) -> "torch.device":
     return torch.device(name)
 
 
+def type_name(dtype: "torch.dtype") -> str:
+    """``bfloat16``"""
+    return str(dtype).removeprefix("torch.")
+
+
 def resolve_precision(name: str, device: "torch.device") -> "torch.dtype":
     """The type that branches compute in on this device. Raises ValueError for what is no good."""
+    import torch
+
+    return getattr(torch, TYPES[precision_on(device, name)])
+
+
+def precision_on(device: "torch.device", name: str) -> str:
+    """The same by the option's name: fp32, bf16 or fp16."""
     import torch
 
     capability, chip = None, ""
@@ -100,8 +114,7 @@ def resolve_precision(name: str, device: "torch.device") -> "torch.dtype":
         capability = torch.cuda.get_device_capability(device)
         if name != "auto":  # it is for what may have to be said
             chip = torch.cuda.get_device_name(device)
-    chosen = choose_precision(name, device.type, capability, cpu_flags(), chip)
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
+    return choose_precision(name, device.type, capability, cpu_flags(), chip)
 
 
 def choose_precision(
@@ -123,7 +136,7 @@ def choose_precision(
             return "bf16" if capability >= (8, 0) else "fp16" if capability >= (7, 0) else "fp32"
         fast = kind == "cpu" and ("avx512_bf16" in flags or "amx_bf16" in flags)
         return "bf16" if fast else "fp32"
-    if name not in ("fp32", "bf16", "fp16"):
+    if name not in TYPES:
         raise ValueError(f"--precision {name}: it must be auto, fp32, bf16 or fp16")
     if why := _no_good(name, kind, capability, chip):
         best = choose_precision("auto", kind, capability, flags)

@@ -20,6 +20,7 @@ import torch
 from model.trainer import Trainer
 from pipeline import peaks
 from pipeline.cards import flops_per_token
+from pipeline.machine import type_name
 
 _SETTLED = 10.0  # seconds of training after which a peak that must be measured is measured
 _WINDOW = 1.0  # seconds over which a speed is the mean
@@ -136,7 +137,7 @@ class Segment:
                 "tokens_per_second": round(speed),
                 "machine": platform.node() or "host",
                 "device": peaks.device_name(trainer.device),
-                "precision": str(trainer.model.compute_dtype).removeprefix("torch."),
+                "precision": type_name(trainer.model.compute_dtype),
                 "compiled": trainer.model.compiled or trainer.model.attends_in_one,
                 "micro_batch": trainer.micro_batch,
                 "world_size": self.meter.devices,

@@ -11,7 +11,7 @@ import torch
 
 from model.trainer import Trainer
 from pipeline.hardware import ask_gpu, ask_torch
-from pipeline.machine import Machine
+from pipeline.machine import Machine, type_name
 from pipeline.peaks import device_name
 from pipeline.preflight import judge_driver
 from pipeline.recipe import MANY
@@ -47,7 +47,7 @@ def _computing(trainer: Trainer) -> str:
         where = f"the CPU, {threads} thread{'s' * (threads > 1)}"
     words = [
         f"computing on {f'{team.size} x ' if team.size > 1 else ''}{where}",
-        str(model.compute_dtype).removeprefix("torch."),
+        type_name(model.compute_dtype),
         *["compiled"] * (model.compiled or model.attends_in_one),
         f"micro-batch {trainer.micro_batch}",
         *["activation checkpointing"] * model.recompute,

@@ -19,6 +19,7 @@ import time
 import torch
 
 from pipeline.cards import Peak, listed
+from pipeline.machine import type_name
 
 _ENOUGH = 0.1  # seconds that one product must take to tell the rate
 _LARGEST = 4096  # rows of the largest product
@@ -31,7 +32,7 @@ def device_name(device: torch.device) -> str:
 
 def known(device: torch.device, dtype: torch.dtype) -> Peak | None:
     """The peak of a device if it need not be measured."""
-    precision = str(dtype).removeprefix("torch.")
+    precision = type_name(dtype)
     if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
         precision = "tf32"
     return listed(device_name(device), precision)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pipeline.errors import StoreError
 from pipeline.hardware import Device, Gpu, Torch, ask_gpu, ask_torch, compute, first_line
-from pipeline.machine import resolve_device, resolve_precision
+from pipeline.machine import resolve_device, resolve_precision, type_name
 from pipeline.store.disk import Disk
 from pipeline.store.places import open_store
 from pipeline.ui import human_bytes
@@ -230,7 +230,7 @@ def judge_kernel(device: Device) -> Check:
 
 
 def judge_precision(device: Device) -> Check:
-    chosen = str(resolve_precision("auto", resolve_device(device.device))).removeprefix("torch.")
+    chosen = type_name(resolve_precision("auto", resolve_device(device.device)))
     return Check(
         "precision", OK, f"{device.device} computes in {chosen}, unless --precision differs"
     )

@@ -36,7 +36,7 @@ import torch.distributed as dist
 
 from model.parallel import Alone, Replicas
 from pipeline.errors import Interrupted
-from pipeline.machine import Machine, resolve_device, resolve_precision, torchrun
+from pipeline.machine import Machine, precision_on, resolve_device, torchrun
 from pipeline.recipe import Recipe
 from pipeline.redact import redacted
 from pipeline.workers import how_it_ended
@@ -276,12 +276,10 @@ def settled(machine: Machine, size: int, recipe: Recipe, vocab_size: int) -> Mac
             f"train.batch is {batch}, and where processes share the weights out (--sharding) it "
             f"must be a multiple of them: --set train.batch={nearest}, or another --processes"
         )
-    precision = str(resolve_precision(machine.precision, device)).removeprefix("torch.")
-    names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
     threads = machine.threads
     if device.type == "cpu":
         threads = threads or max(1, torch.get_num_threads() // size)
-    told = {"device": device.type, "precision": names[precision]}
+    told = {"device": device.type, "precision": precision_on(device, machine.precision)}
     return replace(machine, threads=threads, sharding=sharding, **told)
 
 

@@ -248,7 +248,7 @@ def test_what_does_not_fit_is_shared_out(monkeypatch, vocabulary, sharding):
     fits = 16 * large.model.parameters(vocabulary) < 0.7 * sizes[0]
     assert fits == (sharding == "off")
     monkeypatch.setattr("pipeline.team.resolve_device", torch.device)
-    monkeypatch.setattr("pipeline.team.resolve_precision", lambda *_: torch.float16)
+    monkeypatch.setattr("pipeline.team.precision_on", lambda *_: "fp16")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr(
         "torch.cuda.get_device_properties",
