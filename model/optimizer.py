@@ -26,7 +26,7 @@ _TOGETHER = 1 << 23  # numbers; more at once would cost memory and gain nothing
 _ITERATIONS = 5  # of Muon's polynomial
 
 
-def learning_rate(step: int, train: TrainConfig) -> float:
+def lr_share(step: int, train: TrainConfig) -> float:
     """The share of the peak rate that step ``step`` (from 0) uses, in [0, 1].
 
     A linear warm-up, then either a cosine down to ``final_lr`` (Loshchilov and Hutter 2017,

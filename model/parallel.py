@@ -1,10 +1,11 @@
 """Several processes, one step: who works on which part of a batch, and how the parts become one.
 
-What: every process of a team holds the whole model. Of the slots of a step each takes a run of
-neighbours; gradients and losses are added up over all once a step, behind the last slice, and from
-there on every process computes the same. So the mathematics are those of one process: samples and
-dropout's masks are functions of the slot, and the loss is divided by the tokens of the whole batch
-before anything is added. ``Alone`` is the team of one process, and costs nothing.
+What: data parallelism. Every process of a team holds the whole model. Of the slots of a step each
+takes a run of neighbours; gradients and losses are added up over all (all-reduce) once a step,
+behind the last slice, and from there on every process computes the same. So the mathematics are
+those of one process: samples and dropout's masks are functions of the slot, and the loss is divided
+by the tokens of the whole batch before anything is added. A plain ``Team`` is that of one process,
+and costs nothing.
 
 Why not DistributedDataParallel: it sends gradients while the backward pass still runs. A process
 that then runs out of memory has left the others in the middle of a sum that never ends. Here all
@@ -29,8 +30,8 @@ from model.gpt import GPT
 _SMALL = 1 << 18  # numbers; below it a message of its own costs more than a copy
 
 
-class Alone:
-    """A team of one. Its methods are what a trainer asks of any team."""
+class Team:
+    """Of one process. Its methods are what a trainer asks of any team."""
 
     rank, size, sharded = 0, 1, False
 
@@ -69,7 +70,7 @@ class Alone:
         return state
 
 
-class Replicas(Alone):
+class Replicas(Team):
     """A team whose processes each hold everything; torch.distributed must have been started."""
 
     def __init__(self) -> None:

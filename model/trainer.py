@@ -26,8 +26,8 @@ from model.batches import Batches, random_bits
 from model.config import TrainConfig
 from model.gpt import GPT
 from model.late import Late
-from model.optimizer import AdamW, Muon, learning_rate
-from model.parallel import Alone, local
+from model.optimizer import AdamW, Muon, lr_share
+from model.parallel import Team, local
 from model.scaler import Scaler
 
 
@@ -71,21 +71,21 @@ class Trainer:
         micro_batch: int,
         device: torch.device,
         may_recompute: bool = True,
-        team: Alone | None = None,
+        team: Team | None = None,
     ) -> None:
-        self.team = team or Alone()
+        self.team = team or Team()
         self.model, self.train, self.batches = self.team.place(model, device), train, batches
-        self.micro_batch, self.device = min(micro_batch, self.share), device
+        self.micro_batch, self.device = min(micro_batch, self.most_slots), device
         self.may_recompute = may_recompute
         self.events: list[tuple[int, str]] = []
         self.optimizers = build_optimizers(model, train)
         self.average = Average(model, train.ema) if train.ema else None
         self.scaler = Scaler()  # at work in float16 alone; kept for a machine that needs it again
         self.step = 0
-        self.peak = 1.0  # share of the recipe's learning rate, for a run that diverged
+        self.lr_factor = 1.0  # share of the recipe's learning rate, for a run that diverged
 
     @property
-    def share(self) -> int:
+    def most_slots(self) -> int:
         """Slots of a step that a process works on, at most."""
         return self.team.largest_share(self.train.batch)
 
@@ -94,14 +94,14 @@ class Trainer:
         self.model.train()
         loss, norm = self._gradients()
         loss_scale = self.scaler.factor if self.scaled else 1.0  # before it changes
-        scale = self.peak * learning_rate(self.step, self.train)
+        share = self.lr_factor * lr_share(self.step, self.train)
         if not self.scaled or self.scaler.finite(norm):
             for optimizer in self.optimizers.values():
-                optimizer.step(scale)
+                optimizer.step(share)
             if self.average:
                 self.average.follow()
         self.step += 1
-        return StepReport(self.step, Late(loss), Late(norm), self.train.lr * scale, loss_scale)
+        return StepReport(self.step, Late(loss), Late(norm), self.train.lr * share, loss_scale)
 
     def _gradients(self) -> tuple[Tensor, Tensor]:
         """Loss and norm of the step; what memory does not hold is tried again in smaller slices.

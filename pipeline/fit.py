@@ -46,11 +46,11 @@ def fit(trainer: Trainer, machine: Machine) -> None:
     asked, context = machine.activation_checkpointing, trainer.model.config.context
     trainer.model.recompute = asked == "on"
     if machine.micro_batch:
-        trainer.micro_batch = min(machine.micro_batch, trainer.share)
+        trainer.micro_batch = min(machine.micro_batch, trainer.most_slots)
     elif trainer.device.type != "cuda":
-        trainer.micro_batch = min(max(1, ON_CPU // context), trainer.share)
+        trainer.micro_batch = min(max(1, ON_CPU // context), trainer.most_slots)
     elif trainer.team.sharded:  # trying would leave the others waiting for what did not fit
-        trainer.micro_batch = min(max(1, BUSY // context), trainer.share)
+        trainer.micro_batch = min(max(1, BUSY // context), trainer.most_slots)
         trainer.model.recompute = asked != "off"
     else:
         size, recompute = _find(trainer, machine)
@@ -70,7 +70,7 @@ def _find(trainer: Trainer, machine: Machine) -> tuple[int, bool]:
     found = _recall(disk, name)
     if found is None:
         with _spared(device) as ours:
-            found = choose(halves(trainer.share), config.context, asked, _trial(trainer))
+            found = choose(halves(trainer.most_slots), config.context, asked, _trial(trainer))
         if not found[0]:
             raise ValueError(_too_small(config.context, asked, properties, ours))
         if ours > ALONE:
@@ -136,7 +136,7 @@ def _name(trainer: Trainer, machine: Machine, chip: str, memory: int) -> str:
         "deterministic": machine.deterministic,
         "optimizer": trainer.train.optimizer,
         "average": trainer.average is not None,
-        "batch": trainer.share,
+        "batch": trainer.most_slots,
     }
     return f"{digest(canonical(facts))}.json"
 

@@ -42,7 +42,7 @@ def follow() -> None:
             continue
         assert trainer is not None
         if what == "step":
-            (trainer.peak,) = facts
+            (trainer.lr_factor,) = facts
             trainer.run_step()
         elif what == "load":
             trainer.load(trainer.team.spread(None))

@@ -95,7 +95,7 @@ class Loop:
 
     def _step(self) -> None:
         began = time.monotonic()
-        with self.leader.all("step", self.trainer.peak):
+        with self.leader.all("step", self.trainer.lr_factor):
             report = self.trainer.run_step()
         self._settle()
         self.late, step = report, report.step
@@ -214,14 +214,15 @@ class Loop:
 
     def _state(self) -> dict[str, Tensor]:
         """Everything that a run needs to go on; the learning rate's factor only if there is one."""
-        factor = {} if self.trainer.peak == 1 else {"peak": torch.tensor(self.trainer.peak)}
-        return {**self.trainer.state(), **factor}
+        factor = self.trainer.lr_factor
+        peak = {} if factor == 1 else {"peak": torch.tensor(factor)}
+        return {**self.trainer.state(), **peak}
 
     def _load(self, path: Path) -> None:
         state = Stored(path)
         with self.leader.all("load"):
             self.trainer.load(self.trainer.team.spread(state))
-        self.trainer.peak = state["peak"].item() if "peak" in list(state) else 1.0
+        self.trainer.lr_factor = state["peak"].item() if "peak" in list(state) else 1.0
 
     def _restore(self, files: dict[str, Path]) -> None:
         self._load(files["state.safetensors"])
@@ -243,7 +244,7 @@ class Loop:
 
     def _go_back(self, diverged: Diverged) -> None:
         """Undo all steps since a checkpoint; half the learning rate from there on."""
-        factor = self.trainer.peak / 2
+        factor = self.trainer.lr_factor / 2
         if factor < _LEAST:
             raise self._gives_up(diverged) from None
         files = self.way_back.choose(diverged.step, self.train.steps)
@@ -254,7 +255,7 @@ class Loop:
             self.losses, self.looks, self.segments = [], [], []
         else:
             raise self._gives_up(diverged) from None
-        self.trainer.peak, self.late, self.read = factor, None, None
+        self.trainer.lr_factor, self.late, self.read = factor, None, None
         step = self.started_from = self.trainer.step
         self.context.went_back(step)
         line = {"step": step, "back_from": diverged.step, "loss": number(diverged.loss)}
@@ -268,11 +269,11 @@ class Loop:
         )
 
     def _gives_up(self, diverged: Diverged) -> ValueError:
-        share = self.trainer.peak / 2
+        share = self.trainer.lr_factor / 2
         lower = [f"--set train.lr={self.train.lr * share:g}"]
         if self.train.optimizer == "muon":
             lower.append(f"--set train.muon_lr={self.train.muon_lr * share:g}")
-        tried = f", with {self.trainer.peak:g} of its learning rate" if share < 0.5 else ""
+        tried = f", with {self.trainer.lr_factor:g} of its learning rate" if share < 0.5 else ""
         narrow = (
             "--precision fp32, because float16 may be too narrow here, or " * self.trainer.scaled
         )

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from model.parallel import Alone, Replicas
+from model.parallel import Replicas, Team
 from pipeline.errors import Interrupted
 from pipeline.machine import Machine, precision_on, resolve_device, torchrun
 from pipeline.recipe import Recipe
@@ -53,7 +53,7 @@ _EVER = timedelta(days=7)  # who is gone is seen by other means; the leader may 
 class Nobody:
     """The leader of none: the one process of a run."""
 
-    team = Alone()
+    team = Team()
 
     def all(self, what: str, *facts: Any) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()

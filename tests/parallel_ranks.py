@@ -22,7 +22,7 @@ from toys import noisy_text  # noqa: E402
 from model.batches import Batches  # noqa: E402
 from model.config import ModelConfig, TrainConfig  # noqa: E402
 from model.gpt import GPT  # noqa: E402
-from model.parallel import Alone, Replicas, whole  # noqa: E402
+from model.parallel import Replicas, Team, whole  # noqa: E402
 from model.trainer import Trainer  # noqa: E402
 
 SLICED = [(micro, drop) for micro in (1, 2, 8, 32) for drop in (0.0, 0.1)]
@@ -40,7 +40,7 @@ THIN = replace(TRAIN, batch=32, steps=50)
 
 
 def trainer(
-    team: Alone | None = None,
+    team: Team | None = None,
     train: TrainConfig = TRAIN,
     shape: ModelConfig = SHAPE,
     micro_batch: int = 4,
@@ -66,21 +66,21 @@ def full_state(run: Trainer) -> dict[str, torch.Tensor]:
     return {name: whole(value).clone() for name, value in run.state().items()}
 
 
-def sliced(team: Alone | None = None, cases: list = SLICED) -> dict[Any, Any]:
+def sliced(team: Team | None = None, cases: list = SLICED) -> dict[Any, Any]:
     return {
         (micro, drop): curve(trainer(team, THIN, replace(SHAPE, dropout=drop), micro), 50)
         for micro, drop in cases
     }
 
 
-def uneven(team: Alone | None = None) -> dict[Any, Any]:
+def uneven(team: Team | None = None) -> dict[Any, Any]:
     return {
         batch: curve(trainer(team, replace(TRAIN, batch=batch), micro_batch=2), 10)
         for batch in UNEVEN
     }
 
 
-def scaled(team: Alone | None = None) -> Any:
+def scaled(team: Team | None = None) -> Any:
     """float16, with a factor that overflows until it has been halved often enough."""
     run = trainer(team)
     run.model.compute_dtype, run.scaler.factor = torch.float16, 2.0**24
@@ -88,7 +88,7 @@ def scaled(team: Alone | None = None) -> Any:
     return losses, run.scaler.skipped, run.scaler.factor, full_state(run)
 
 
-def short(team: Alone) -> Any:
+def short(team: Team) -> Any:
     """Out of memory on one process: the others go along, and the same step is done again."""
     told = []
     for rank, step, size, where in SHORT:
@@ -116,7 +116,7 @@ def short(team: Alone) -> Any:
     return told
 
 
-def hopeless(team: Alone) -> str:
+def hopeless(team: Team) -> str:
     """One sequence is too much, for the second process alone; all must give up."""
     run = trainer(team)
     works = run._backward
@@ -134,7 +134,7 @@ def hopeless(team: Alone) -> str:
     return ""
 
 
-def resumed(team: Alone) -> Any:
+def resumed(team: Team) -> Any:
     """The same number of processes: the same bits. ``load`` brings the state to all."""
     told = {}
     for optimizer in OPTIMIZERS:
@@ -151,7 +151,7 @@ def resumed(team: Alone) -> Any:
     return told
 
 
-def sharded(team: Alone, make: Callable[[], Alone]) -> Any:
+def sharded(team: Team, make: Callable[[], Team]) -> Any:
     """The curve and the state of parts, beside those of replicas; and each goes on from the other.
 
     Returns (curve, state) of: replicas, parts, replicas after parts, parts after replicas.
@@ -160,7 +160,7 @@ def sharded(team: Alone, make: Callable[[], Alone]) -> Any:
     for optimizer, more, recompute in SHARDED:
         train, shape = replace(TRAIN, optimizer=optimizer), replace(SHAPE, **more)
 
-        def run_of(of: Alone, train=train, shape=shape, recompute=recompute) -> Trainer:
+        def run_of(of: Team, train=train, shape=shape, recompute=recompute) -> Trainer:
             run = trainer(of, train, shape, micro_batch=2, seed=0)
             run.model.recompute = recompute
             return run

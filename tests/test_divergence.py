@@ -39,7 +39,7 @@ def test_a_diverged_run_goes_back_to_its_newest_checkpoint(tmp_path):
         "the loss became nan at step 7: back to step 4, and on with 0.5 of the recipe's "
         "learning rate"
     ]
-    assert run.made == 1 and run.loop.trainer.peak == 0.5
+    assert run.made == 1 and run.loop.trainer.lr_factor == 0.5
     told = lines(out / "metrics.jsonl")
     assert steps(told) == list(range(1, STEPS + 1))
     assert [line for line in told if "back_from" in line] == [
@@ -70,9 +70,9 @@ def _run_with_the_same_rate(run: Runs) -> Path:
         """Whatever it is told: its learning rate stays the recipe's."""
 
         def run_step(self) -> StepReport:
-            told, self.peak = self.peak, 1.0
+            told, self.lr_factor = self.lr_factor, 1.0
             report = Trainer.run_step(self)
-            self.peak = told
+            self.lr_factor = told
             if any(report.step == step and told > most for step, most in self.ill):
                 return replace(report, loss_there=Late(torch.tensor(math.nan)))
             return report
@@ -92,7 +92,7 @@ def test_the_best_weights_go_back_as_well(tmp_path):
 def test_a_run_that_has_no_checkpoint_starts_over(tmp_path):
     run = Runs(tmp_path, ill=[(3, 0.5)])
     out = run.run()
-    assert run.made == 2 and run.loop.trainer.peak == 0.5
+    assert run.made == 2 and run.loop.trainer.lr_factor == 0.5
     assert run.notes[0].startswith("the loss became nan at step 3: back to step 0")
     assert steps(lines(out / "metrics.jsonl")) == list(range(1, STEPS + 1))
     assert run.metrics["segments"][0]["from"] == 1
@@ -161,7 +161,7 @@ def test_a_run_that_went_back_is_resumed_to_the_same_bytes(tmp_path):
     expected = whole.run()
     cut.run(until=9)
     out = cut.run()
-    assert cut.loop.trainer.peak == 0.5
+    assert cut.loop.trainer.lr_factor == 0.5
     for name in FILES:
         assert (out / name).read_bytes() == (expected / name).read_bytes(), name
     told = lines(out / "metrics.jsonl")
@@ -179,7 +179,7 @@ class Rotting(Sickly):
 
     def run_step(self) -> StepReport:
         report = super().run_step()
-        if report.step == self.rots_at and self.peak == 1:
+        if report.step == self.rots_at and self.lr_factor == 1:
             with torch.no_grad():
                 self.model.embedding.weight.mul_(self.rot)
             if math.isinf(self.rot):
@@ -251,7 +251,7 @@ def test_an_illness_that_shows_late_is_behind_the_second_return(tmp_path):
         def run_step(self) -> StepReport:
             report = super().run_step()
             ill = self.model.embedding.weight[0]
-            if report.step == 5 and self.peak == 1:
+            if report.step == 5 and self.lr_factor == 1:
                 with torch.no_grad():
                     ill.fill_(5.0)
             if report.step == 11 and ill.mean() > 4:
@@ -269,7 +269,7 @@ def test_the_store_has_the_one_before_and_its_log_says_which_were_left(tmp_path,
 
     def run_step(self: Trainer) -> StepReport:
         report = plain(self)
-        if report.step == 8 and self.peak == 1:
+        if report.step == 8 and self.lr_factor == 1:
             with torch.no_grad():
                 self.model.embedding.weight.mul_(1e4)
         return report
@@ -360,5 +360,5 @@ def test_the_trainer_obeys_the_factor(tmp_path):
     probe = Runs(tmp_path).trainer()
     full = probe.run_step().lr
     other = Runs(tmp_path).trainer()
-    other.peak = 0.5
+    other.lr_factor = 0.5
     assert other.run_step().lr == full / 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_trainer import SHAPE, TRAIN, copied_state, losses, trainer
 
-from model.parallel import Alone
+from model.parallel import Team
 from model.trainer import Trainer
 from pipeline import fit as fitting
 from pipeline.cli.machine_options import make_machine
@@ -260,7 +260,7 @@ def test_what_was_told_is_taken(cuda):
     assert not card.searched() and not card.fractions
 
 
-class Two(Alone):
+class Two(Team):
     """A team of two; the other process found micro-batch 3, and needs activation checkpointing."""
 
     size = 2

@@ -33,7 +33,7 @@ class Sickly(Trainer):
 
     def run_step(self) -> StepReport:
         report = super().run_step()
-        if any(report.step == step and self.peak > most for step, most in self.ill):
+        if any(report.step == step and self.lr_factor > most for step, most in self.ill):
             return replace(report, loss_there=Late(torch.tensor(math.nan)))
         return report
 
@@ -97,7 +97,9 @@ class Runs:
             restored=self.saved,
             earlier=self.earlier,
             went_back=self.returns.append,
-            stopping=lambda: self.loop.trainer.step >= until and self.loop.trainer.peak <= share,
+            stopping=lambda: (
+                self.loop.trainer.step >= until and self.loop.trainer.lr_factor <= share
+            ),
             save=self.save,
             note=self.notes.append,
             needs=lambda *told: self.needs.append(told),

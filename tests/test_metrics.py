@@ -17,7 +17,7 @@ from pipelines import run, toy_engine
 
 from model.config import SIZES
 from model.gpt import GPT
-from model.parallel import Alone
+from model.parallel import Team
 from model.trainer import StepReport
 from pipeline import journal, metrics, peaks
 from pipeline.cards import flops_per_token, listed
@@ -251,7 +251,7 @@ class Model:
 class Trained:
     device: torch.device = CPU
     model: Model = field(default_factory=Model)
-    team: Alone = field(default_factory=Alone)
+    team: Team = field(default_factory=Team)
 
 
 @pytest.fixture

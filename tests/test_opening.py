@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_trainer import SHAPE, TRAIN, trainer
 
-from model.parallel import Alone
+from model.parallel import Team
 from model.trainer import Trainer
 from pipeline import opening as looks
 from pipeline.hardware import Gpu, Torch
@@ -18,7 +18,7 @@ from pipeline.stages import train as stage
 MUCH = TRAIN.steps * TRAIN.batch * SHAPE.context
 
 
-class Two(Alone):
+class Two(Team):
     size = 2
 
 

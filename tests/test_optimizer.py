@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from model.config import TrainConfig
-from model.optimizer import AdamW, Muon, learning_rate, orthogonalise
+from model.optimizer import AdamW, Muon, lr_share, orthogonalise
 
 SHAPES = {"matrix": (7, 5), "attention.qkv.weight": (12, 4), "vector": (9,), "tall": (16, 3)}
 THIRDS = {"q": slice(0, 4), "k": slice(4, 8), "v": slice(8, 12)}
@@ -173,39 +173,39 @@ def settings(schedule: str, **others: object) -> TrainConfig:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_warm_up_climbs_in_equal_steps_to_the_peak(schedule: str) -> None:
-    rates = [learning_rate(step, settings(schedule)) for step in range(20)]
+    rates = [lr_share(step, settings(schedule)) for step in range(20)]
     assert rates == pytest.approx([(step + 1) / 20 for step in range(20)])
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_the_rate_never_rises_after_warm_up(schedule: str) -> None:
-    rates = [learning_rate(step, settings(schedule)) for step in range(19, 200)]
+    rates = [lr_share(step, settings(schedule)) for step in range(19, 200)]
     assert rates == sorted(rates, reverse=True)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_the_rate_ends_at_its_final_share(schedule: str) -> None:
-    assert learning_rate(200, settings(schedule)) == pytest.approx(0.1)
+    assert lr_share(200, settings(schedule)) == pytest.approx(0.1)
     # the last step taken is number steps - 1, a hair above
-    assert learning_rate(199, settings(schedule)) == pytest.approx(0.1, abs=0.01)
+    assert lr_share(199, settings(schedule)) == pytest.approx(0.1, abs=0.01)
 
 
 def test_cosine_is_halfway_down_in_the_middle() -> None:
-    assert learning_rate(110, settings("cosine")) == pytest.approx((1 + 0.1) / 2)
+    assert lr_share(110, settings("cosine")) == pytest.approx((1 + 0.1) / 2)
 
 
 def test_linear_stays_up_until_its_decay_begins() -> None:
-    rates = [learning_rate(step, settings("linear")) for step in (20, 60, 110, 155)]
+    rates = [lr_share(step, settings("linear")) for step in (20, 60, 110, 155)]
     assert rates == pytest.approx([1.0, 1.0, 1.0, (1 + 0.1) / 2])
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_no_warm_up_starts_at_the_peak(schedule: str) -> None:
-    assert learning_rate(0, settings(schedule, warmup=0)) == 1.0
+    assert lr_share(0, settings(schedule, warmup=0)) == 1.0
 
 
 def test_linear_without_decay_stays_at_the_peak() -> None:
-    assert learning_rate(199, settings("linear", decay=0.0)) == 1.0
+    assert lr_share(199, settings("linear", decay=0.0)) == 1.0
 
 
 @pytest.mark.parametrize(

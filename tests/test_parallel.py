@@ -14,7 +14,7 @@ import torch
 from parallel_ranks import SHARDED, SHORT, SLICED, UNEVEN, curve, trainer
 from test_trainer import SHAPE, TRAIN
 
-from model.parallel import Alone
+from model.parallel import Team
 
 CLOSE = 1e-5
 
@@ -43,7 +43,7 @@ def close(one, other) -> bool:
 def test_every_slot_is_somebodys():
     for size in (1, 2, 3, 8):
         for slots in (1, 2, 3, 7, 8, 64):
-            team = Alone()
+            team = Team()
             team.size, shares = size, []
             for team.rank in range(size):
                 shares.append(team.share(slots))

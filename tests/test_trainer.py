@@ -141,7 +141,7 @@ def test_reports_count_steps_and_tell_the_rate() -> None:
 
 def test_a_share_of_the_rate_moves_weights_less() -> None:
     full, half = trainer(), trainer()
-    half.peak = 0.5
+    half.lr_factor = 0.5
     start = full.model.embedding.weight.detach().clone()
     reports = full.run_step(), half.run_step()
     assert reports[1].lr == reports[0].lr / 2

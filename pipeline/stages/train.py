@@ -14,7 +14,7 @@ import torch
 
 from model.batches import Batches
 from model.gpt import GPT
-from model.parallel import Alone
+from model.parallel import Team
 from model.trainer import Trainer
 from pipeline.compiling import refuse, resolve_compile, work
 from pipeline.fit import ALONE, fit
@@ -64,7 +64,7 @@ def run(context: Context) -> dict[str, object]:
             context.note(line)
 
         def again() -> Trainer:
-            fresh = build(job, torch.device("cpu"), Alone())
+            fresh = build(job, torch.device("cpu"), Team())
             with leader.all("load"):
                 return restart(trainer, fresh)
 
@@ -99,7 +99,7 @@ def _ruled_out(machine: Machine, device: torch.device, recipe: Recipe) -> str:
     return ""
 
 
-def prepared(job: Job, team: Alone) -> Trainer:
+def prepared(job: Job, team: Team) -> Trainer:
     """The trainer of one of a team's processes, fit for its device."""
     machine = job.machine
     if machine.threads:
@@ -154,7 +154,7 @@ def compile_for(device: torch.device, model: GPT) -> None:
 
 
 def build(
-    job: Job, device: torch.device, team: Alone, dtype: torch.dtype = torch.float32
+    job: Job, device: torch.device, team: Team, dtype: torch.dtype = torch.float32
 ) -> Trainer:
     """The recipe's trainer as it is before the first step."""
     shape, train = job.recipe.model, job.recipe.train
