@@ -23,6 +23,7 @@ from pathlib import Path
 
 from model.trainer import StepReport
 from pipeline.checkpoint import Stored
+from pipeline.errors import StoreAway
 from pipeline.store.disk import link
 
 TOO_HIGH = 2.0  # times the loss of a blind guess
@@ -60,11 +61,12 @@ class _Place:
 class WayBack:
     """The two newest checkpoints to go back to: links, whatever becomes of the store's files.
 
-    ``earlier`` gives the files of the one before that which the run came from, if there is any.
+    ``earlier`` gives the files of the one before that which the run came from, if there is any; it
+    raises StoreAway, soon if it is asked with False.
     """
 
-    def __init__(self, folder: Path, earlier: Callable[[], Files | None]) -> None:
-        self.folder, self.earlier = folder, earlier
+    def __init__(self, folder: Path, earlier: Callable[[bool], Files | None]) -> None:
+        self.folder, self.earlier, self.away = folder, earlier, False
         self.places: list[_Place] = []
         self.made = self.failed = 0  # folders; the furthest step at which the run diverged
 
@@ -77,17 +79,28 @@ class WayBack:
 
     def choose(self, diverged: int, steps: int) -> Files:
         """The files to go on from for a run that diverged at that step; none: the beginning."""
-        if not self.failed and len(self.places) == 1:  # before others take its place in the store
-            older = self.earlier()
-            if older is not None:
-                step = int(Stored(older["state.safetensors"])["step"])
-                if step < self.places[0].step:
-                    self.places.insert(0, self._held(step, older))
+        if (self.away or not self.failed) and len(self.places) == 1:
+            self._look_further_back(diverged)
         ill = self.places and (diverged <= self.failed or diverged == self.places[-1].step + 1)
         if ill and (len(self.places) > 1 or self.places[0].step <= YOUNG * steps):
             self._forget(-1)
         self.failed = max(self.failed, diverged)
         return self.places[-1].files if self.places else {}
+
+    def _look_further_back(self, diverged: int) -> None:
+        """Hold an earlier one, before others take its place in the store. It is worth waiting for
+        only where there is nothing else to go back to."""
+        needed = diverged == self.places[0].step + 1
+        try:
+            older, self.away = self.earlier(needed), False
+        except StoreAway:
+            if needed:
+                raise
+            older, self.away = None, True
+        if older is not None:
+            step = int(Stored(older["state.safetensors"])["step"])
+            if step < self.places[0].step:
+                self.places.insert(0, self._held(step, older))
 
     def _held(self, step: int, files: Files) -> _Place:
         folder = self.folder / str(self.made)

@@ -215,14 +215,30 @@ class Loop:
     def _state(self) -> dict[str, Tensor]:
         """Everything that a run needs to go on; the learning rate's factor only if there is one."""
         factor = self.trainer.lr_factor
-        peak = {} if factor == 1 else {"peak": torch.tensor(factor)}
-        return {**self.trainer.state(), **peak}
+        if factor == 1:
+            return self.trainer.state()
+        told = {"peak": torch.tensor(factor), "peak_of": torch.tensor(self._rate())}
+        return {**self.trainer.state(), **told}
 
     def _load(self, path: Path) -> None:
         state = Stored(path)
         with self.leader.all("load"):
             self.trainer.load(self.trainer.team.spread(state))
-        self.trainer.lr_factor = state["peak"].item() if "peak" in list(state) else 1.0
+        self.trainer.lr_factor = self._factor(state)
+
+    def _rate(self) -> float:
+        return self.train.muon_lr if self.train.optimizer == "muon" else self.train.lr
+
+    def _factor(self, state: Stored) -> float:
+        """The share of our learning rate that is the rate with which the checkpoint was made.
+
+        Not more than all of it: whoever adopted the checkpoint may have taken a lower one.
+        """
+        names = list(state)
+        if "peak" not in names:
+            return 1.0
+        of = state["peak_of"] if "peak_of" in names else torch.tensor(self._rate())
+        return min(1.0, (state["peak"] * (of / torch.tensor(self._rate()))).item())
 
     def _restore(self, files: dict[str, Path]) -> None:
         self._load(files["state.safetensors"])
@@ -255,6 +271,8 @@ class Loop:
             self.losses, self.looks, self.segments = [], [], []
         else:
             raise self._gives_up(diverged) from None
+        # others may have gone further down before they left what this one goes back to
+        factor = min(factor, self.trainer.lr_factor)
         self.trainer.lr_factor, self.late, self.read = factor, None, None
         step = self.started_from = self.trainer.step
         self.context.went_back(step)

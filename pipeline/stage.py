@@ -46,8 +46,9 @@ class Context:
     out: Path  # an empty directory; what is in it at the end is the result
     source: Any = None  # for a stage that reads the data source: see sources.py
     restored: dict[str, Path] | None = None  # files of the newest whole checkpoint, if any
-    # files of the one before it, if any; to be asked for before a checkpoint is saved
-    earlier: Callable[[], dict[str, Path] | None] = field(default=lambda: None)
+    # files of the one before it, if any; to be asked for before a checkpoint is saved. Raises
+    # StoreAway, soon if it is asked with False
+    earlier: Callable[[bool], dict[str, Path] | None] = field(default=lambda _: None)
     stopping: Callable[[], bool] = field(default=lambda: False)
     show: Callable[..., None] = field(default=lambda *_, **__: None)
     save: Callable[..., None] = field(default=lambda *_, **__: None)

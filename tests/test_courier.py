@@ -15,6 +15,7 @@ from pipeline import recipe
 from pipeline.engine import beat, courier, engine, log, work
 from pipeline.engine.courier import Checkpoint, Courier
 from pipeline.engine.engine import Engine
+from pipeline.engine.unsent import read_unsent
 from pipeline.errors import Interrupted, Lost, StoreAway, StoreError
 from pipeline.store.disk import Disk
 from pipeline.store.store import Store
@@ -305,6 +306,33 @@ def test_a_result_that_cannot_be_sent_costs_what_came_after_the_checkpoint(elsew
     again.run("sample", MACHINE, after, lambda: False)
     assert "going on from step 10" in after.said
     assert digests(again) == undisturbed
+
+
+def test_a_copy_that_somebody_removed_costs_its_checkpoint_alone(elsewhere, undisturbed):
+    """While the store is away the cache is emptied: the next checkpoint is as good."""
+    gone = threading.Event()
+    made = elsewhere(lambda call, name: Fault.FAIL if gone.is_set() else None)
+    other = elsewhere()
+
+    def noted() -> dict:
+        keys = made.store.disk.names("unsent")
+        return (read_unsent(made.store, keys[0]) if keys else None) or {"step": 0}
+
+    def at(step: int) -> None:
+        if step == 5:
+            until(lambda: newest_step(other) >= 2)
+            gone.set()
+        if step == 9:
+            until(lambda: noted()["step"] == 8)
+            blob = noted()["files"]["state.safetensors"]["digest"]
+            made.store.blob_path(blob).unlink()
+            gone.clear()
+            until(lambda: "the checkpoint of step 8 is not sent" in ui.said)
+
+    ui = Watcher(at)
+    made.run("sample", MACHINE, ui, lambda: False)
+    assert "another process" not in ui.said
+    assert digests(made) == undisturbed
 
 
 def test_a_store_that_is_away_for_a_while_costs_a_warning(elsewhere, undisturbed):

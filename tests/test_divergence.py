@@ -13,9 +13,9 @@ from test_loop import FILES, STEPS, Runs, Sickly, lines, steps
 
 from model.late import Late
 from model.trainer import StepReport, Trainer
-from pipeline.checkpoint import Stored
-from pipeline.divergence import Diverged, judge
-from pipeline.errors import Interrupted
+from pipeline.checkpoint import Stored, write
+from pipeline.divergence import Diverged, WayBack, judge
+from pipeline.errors import Interrupted, StoreAway
 from pipeline.loop import Loop
 
 
@@ -354,6 +354,70 @@ def test_a_gradient_that_was_scaled_may_be_infinite():
     for norm in (math.inf, math.nan):
         with pytest.raises(Diverged, match="the gradient became"):
             judge(report(1.0, norm), 100)
+
+
+@pytest.mark.parametrize(("share", "factor"), [(1, 1 / 8), (1 / 2, 1 / 4), (1 / 16, 1)])
+def test_an_adopted_checkpoint_is_gone_on_from_at_the_rate_that_was_asked_for(
+    tmp_path, share, factor
+):
+    """Of a run that gave up at an eighth of its rate; the advice is a sixteenth."""
+    run = Runs(tmp_path, ill=[(7, 0.125)])
+    run.run(until=8, share=0.125)
+    of = run.chosen.train
+    rates = {"lr": of.lr * share, "muon_lr": of.muon_lr * share}
+    run.chosen = replace(run.chosen, train=replace(of, **rates))
+    run.run(until=9)
+    assert run.loop.trainer.lr_factor == pytest.approx(factor)
+
+
+class Away:
+    """Earlier checkpoints that a store has which is away for some asks."""
+
+    def __init__(self, asks: int, files: dict[str, Path] | None) -> None:
+        self.asks, self.files, self.patience = asks, files, []
+
+    def __call__(self, patient: bool) -> dict[str, Path] | None:
+        self.patience.append(patient)
+        if len(self.patience) <= self.asks:
+            raise StoreAway("the store cannot be reached")
+        return self.files
+
+
+def state_of(step: int, folder: Path) -> dict[str, Path]:
+    folder.mkdir()
+    write({"step": torch.tensor(step)}, folder / "state.safetensors")
+    return {"state.safetensors": folder / "state.safetensors"}
+
+
+def test_a_store_that_is_away_is_waited_for_only_where_there_is_no_other_way(tmp_path):
+    newest, older = (state_of(step, tmp_path / str(step)) for step in (8, 6))
+    away = Away(1, older)
+    way = WayBack(tmp_path / "held", away)
+    way.here(8, newest)
+
+    def reached(diverged: int) -> int:
+        return int(Stored(way.choose(diverged, 100)["state.safetensors"])["step"])
+
+    assert reached(10) == 8
+    assert reached(10) == 6  # no further than before: by then it is there
+    assert away.patience == [False, False]
+    ill = WayBack(tmp_path / "ill", away := Away(1, older))
+    ill.here(8, newest)
+    with pytest.raises(StoreAway):
+        ill.choose(9, 100)
+    assert away.patience == [True]
+
+
+def test_a_return_to_what_others_left_raises_no_rate(tmp_path):
+    """Others had gone down to a quarter when they left step 9; ours of step 10 is ill."""
+    ours, theirs = Runs(tmp_path / "ours"), Runs(tmp_path / "theirs", ill=[(5, 0.25)])
+    for run in (ours, theirs):
+        run.root.mkdir()
+    ours.run(until=10)
+    theirs.run(until=9, share=0.25)
+    ours.ill, ours.earlier = [(11, 0.9)], lambda patient: theirs.saved
+    ours.run()
+    assert "at step 11: back to step 9, and on with 0.25 of" in ours.notes[-1]
 
 
 def test_the_trainer_obeys_the_factor(tmp_path):

@@ -202,8 +202,28 @@ def test_a_failed_stage_leaves_nothing_half_visible(tmp_path, corpus, monkeypatc
     assert os.listdir(engine.store.root / "tmp") == []
     state = planned(engine, "tokenizer").state
     assert state.owner is None and state.result is None
-    assert state.entries[-1].body["why"] == "RuntimeError: on purpose"
+    assert why_released(engine) == "RuntimeError: on purpose"
     assert ran(run(engine)[0]) == NAMES[1:]
+
+
+def why_released(engine) -> str:
+    return planned(engine, "tokenizer").state.entries[-1].body["why"]
+
+
+def test_the_log_says_what_a_stage_failed_of_without_half_a_secret(tmp_path, corpus, monkeypatch):
+    from pipeline.stages import tokenizer
+
+    secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYsecret"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    engine = toy_engine(tmp_path / "store", corpus)
+
+    def fails(context):
+        raise OSError("x" * 170 + secret)
+
+    monkeypatch.setattr(tokenizer, "run", fails)
+    with pytest.raises(OSError, match="wJal"):
+        run(engine, "tokenizer")
+    assert why_released(engine) == "OSError: " + "x" * 170 + "***"
 
 
 def test_two_processes_do_nothing_twice(tmp_path, corpus, finished):
@@ -303,6 +323,22 @@ def test_who_wakes_to_files_that_its_successor_removed_has_lost(
     assert "train: another process works on this stage now" in printed
     assert ran(report) == []
     assert digests(engine) == digests(finished)
+
+
+def test_who_is_stopped_after_it_lost_its_work_speaks_of_no_checkpoint(
+    tmp_path, corpus, monkeypatch
+):
+    engine = toy_engine(tmp_path / "store", corpus)
+
+    def lost() -> bool:
+        if not train_checkpoints(engine):
+            return False
+        key, body = planned(engine, "train").key, {"machine_id": "another"}
+        Claim.take(engine.store, key, log.read(engine.store, key), "another-1-x", body)
+        return True
+
+    with pytest.raises(Interrupted, match="another process has taken over, and goes on"):
+        run(engine, "train", stopping=lost)
 
 
 def test_the_latest_recipe_is_remembered(finished):

@@ -18,8 +18,8 @@ from pipelines import local_store
 from pipeline.engine import beat as beat_module
 from pipeline.engine import gc, log
 from pipeline.engine.beat import Beat, Watch
+from pipeline.engine.further import led_back, wanted
 from pipeline.engine.log import Claim, Entry, State, fold
-from pipeline.engine.transfer import wanted
 from pipeline.engine.unsent import candidates
 from pipeline.errors import Lost, StoreError
 from pipeline.store.locks import machine_id
@@ -372,11 +372,6 @@ def steps(found: list[Entry]) -> list[int]:
     return [entry.body["step"] for entry in found]
 
 
-def test_what_was_gone_back_from_is_left_behind():
-    assert log.left_behind(entries(*LOG)) == [checkpoint(200)["files"]]
-    assert log.left_behind(entries(*LOG[:3])) == []
-
-
 @pytest.mark.parametrize(
     ("theirs", "ours", "expected"),
     [
@@ -384,11 +379,24 @@ def test_what_was_gone_back_from_is_left_behind():
         (LOG, LOG[:3], [150]),  # we are the older copy: the return is brought
         (LOG, [*LOG[:3], checkpoint(300)], []),  # but not onto what has gone on by itself
         ([*LOG, checkpoint(250)], LOG[:3], [150, 250]),
-        ([*LOG, checkpoint(250)], [claim("b"), checkpoint(200)], [250]),
+        ([*LOG, checkpoint(250)], [claim("b"), checkpoint(200)], [150, 250]),
+        ([*LOG, checkpoint(160), checkpoint(170)], LOG[:3], [160, 170]),  # 150 was replaced
+        ([*LOG, checkpoint(160)], [claim("b"), checkpoint(160)], []),  # it came without the return
+        # a claim of its own is no work of its own
+        (LOG, [*LOG[:3], claim(None)], [150]),
+        ([*LOG[:3], retire(2)], LOG[:3], []),  # damaged there, and whole here
+        (LOG[:3], [*LOG[:3], retire(2)], [200]),  # and the other way round
     ],
 )
 def test_what_another_log_brings_after_a_return(theirs, ours, expected):
     assert steps(wanted(fold(entries(*theirs)), fold(entries(*ours)))) == expected
+
+
+def test_a_return_is_told_with_the_first_that_comes_behind_it():
+    theirs, ours = fold(entries(*LOG, checkpoint(160), checkpoint(170))), fold(entries(*LOG[:3]))
+    assert led_back(theirs, ours, wanted(theirs, ours)) == {"back_to": 100}
+    further = fold(entries(*LOG, checkpoint(250), checkpoint(260)))
+    assert led_back(further, ours, wanted(further, ours)) == {}
 
 
 @pytest.mark.parametrize(
@@ -401,6 +409,12 @@ def test_what_another_log_brings_after_a_return(theirs, ours, expected):
         ([*LOG, checkpoint(900)], {"step": 150, "back_to": 100, "before": 3}, [900, 150]),
         ([*LOG[:3], checkpoint(900)], {"step": 150, "back_to": 100, "before": 3}, [900, 200]),
         (LOG[:3], {"step": 150, "back_to": 100}, [200, 100]),  # of an older version
+        # our own arrived after all, though it was told as failed
+        (
+            [*LOG[:2], {**checkpoint(200), "by": "me"}],
+            {"step": 150, "back_to": 100, "before": 2, "by": "me"},
+            [150, 100],
+        ),
     ],
 )
 def test_an_unsent_checkpoint_counts_as_long_as_the_log_is_as_it_was(

@@ -77,7 +77,7 @@ class Runs:
         self.states[step] = self.saved["state.safetensors"].read_bytes()
         self.older.append(self.saved)
 
-    def earlier(self) -> dict[str, Path] | None:
+    def earlier(self, patient: bool) -> dict[str, Path] | None:
         """What a store had before the newest, when this session began."""
         return self.older[-2] if len(self.older) > 1 else None
 

@@ -34,13 +34,13 @@ def put(store: Store, data: bytes) -> dict:
         return {"digest": store.put(scratch / "file"), "size": len(data)}
 
 
-def checkpoint(store: Store, claim: Claim, step: int) -> None:
+def checkpoint(store: Store, claim: Claim, step: int, **body: int) -> None:
     """One by the claim's owner; the bytes of all but the newest two go, as a run lets them."""
     files = {
         "state": put(store, b"state %d of " % step + claim.key.encode()),
         "history": put(store, b"history of " + claim.key.encode()),
     }
-    claim.append("checkpoint", {"step": step, "files": files, "seconds": step})
+    claim.append("checkpoint", {"step": step, "files": files, "seconds": step, **body})
     gc.prune(store, claim.key, set(), set())
 
 
@@ -202,6 +202,48 @@ def test_a_result_ends_what_the_target_had_begun(two):
     trained(target, "key", 10, owner="other").release("Interrupted")
     everything(source, target)
     assert log.read(target, "key").needed == log.read(source, "key").needed and is_whole(target)
+
+
+# runs that went back
+
+
+def test_what_a_return_has_replaced_is_brought_once(two):
+    source, target = two
+    claim = trained(source, "key", 6, 8)
+    checkpoint(source, claim, 7, back_to=6)
+    for step in (9, 11):
+        checkpoint(source, claim, step)
+    claim.release("Interrupted")
+    for times in (1, 0):
+        assert len(everything(source, target)[0]) == times
+        assert kinds(target, "key") == ["claim", "checkpoint", "checkpoint", "claim"]
+
+
+def test_a_return_reaches_a_copy_that_was_made_while_the_run_was_alive(two):
+    source, target = two
+    claim = trained(source, "key", 6, 8)
+    everything(source, target)
+    checkpoint(source, claim, 7, back_to=6)
+    everything(source, target)
+    assert [each.body["step"] for each in log.read(target, "key").checkpoints] == [6, 7]
+    for step in (9, 10):
+        checkpoint(source, claim, step)
+    everything(source, target)
+    assert [each.body["step"] for each in log.read(target, "key").checkpoints] == [9, 10]
+    assert is_whole(target) and everything(source, target)[0] == []
+
+
+def test_a_return_reaches_a_copy_when_the_entry_that_told_it_was_replaced(two):
+    source, target = two
+    claim = trained(source, "key", 6, 12)
+    everything(source, target)
+    checkpoint(source, claim, 7, back_to=6)
+    for step in (8, 9):
+        checkpoint(source, claim, step)
+    everything(source, target)
+    state = log.read(target, "key")
+    assert [each.body["step"] for each in state.checkpoints] == [8, 9]
+    assert [each.body["back_to"] for each in state.entries if "back_to" in each.body] == [6]
 
 
 # keys that somebody works on

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import ui as ui_module
 from pipeline.engine.log import Entry
-from pipeline.engine.work import Session
+from pipeline.engine.session import Session
 from pipeline.machine import Machine
 from pipeline.ui import LiveUi, Ui
 

@@ -14,8 +14,9 @@ from faults import Faulty
 from pipeline.engine import log
 from pipeline.engine.courier import Checkpoint
 from pipeline.engine.log import Entry, State
+from pipeline.engine.session import Session
 from pipeline.engine.unsent import UNSENT
-from pipeline.engine.work import Session, Work
+from pipeline.engine.work import Work
 from pipeline.errors import Interrupted, Lost, StoreAway, StoreError
 from pipeline.machine import Machine
 from pipeline.stages import STAGES
@@ -152,8 +153,12 @@ class Process:
             assert data.startswith(made(entry.body.get("step", LAST), "")[name])
 
     def _give_up(self, error: Exception) -> None:
-        if self.work is not None:
-            self.work._give_up(error)
+        cuts = self.way.cuts
+        try:
+            if self.work is not None:
+                self.work._give_up(error)
+        except (Lost, Interrupted):
+            assert self.way.cuts > cuts or self._is_taken(), "nobody else has the work"
         self.vanish()
 
     def _files(self) -> Path:

@@ -17,8 +17,9 @@ from pipeline.engine import code, keys, log, remembered
 from pipeline.engine.beat import Watch, me
 from pipeline.engine.courier import attend
 from pipeline.engine.log import Entry, State
+from pipeline.engine.session import Session
 from pipeline.engine.transfer import bring
-from pipeline.engine.work import Session, Work
+from pipeline.engine.work import Work
 from pipeline.errors import Interrupted, Lost
 from pipeline.hashing import file_digest
 from pipeline.machine import Machine

@@ -127,17 +127,6 @@ def still_good(checkpoints: Iterable[Entry], body: dict[str, Any]) -> list[Entry
     return [each for each in checkpoints if each.body["step"] <= back_to]
 
 
-def left_behind(entries: Iterable[Entry]) -> list[dict[str, Any]]:
-    """The files of each checkpoint that the stage went back from, and of which nobody goes on."""
-    standing, left = list[Entry](), list[dict[str, Any]]()
-    for entry in entries:
-        if entry.kind in ("checkpoint", "adopt"):
-            good = still_good(standing, entry.body)
-            left += [each.body["files"] for each in standing if each not in good]
-            standing = [*good, entry]
-    return left
-
-
 def keys(store: Store) -> list[str]:
     """Every key that has a log."""
     return store.names("log")

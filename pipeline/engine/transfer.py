@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.engine import log
+from pipeline.engine import further, log
 from pipeline.engine.beat import Watch
 from pipeline.engine.log import Claim, Entry, State
 from pipeline.errors import Damaged, Lost
@@ -87,7 +87,7 @@ def pack(
         return key, log.read(source, key), log.read(target, key)
 
     states = _network(source, target).side_by_side(read, keys)
-    found = [(key, theirs, ours, wanted(theirs, ours)) for key, theirs, ours in states]
+    found = [(key, theirs, ours, further.wanted(theirs, ours)) for key, theirs, ours in states]
     sizes = [
         _sizes(entries or _holding(ours), None if entries else ours.needed)
         for _, _, ours, entries in found
@@ -105,25 +105,6 @@ def pack(
             missing = tuple(sorted(lost & each.keys()))
             parcels.append(Parcel(key, theirs, ours, whole, blobs, missing, deserted))
     return parcels
-
-
-def wanted(theirs: State, ours: State) -> list[Entry]:
-    """The entries of another log of the same key that would bring ours further."""
-    if ours.result is not None:
-        return []
-    if theirs.result is not None:
-        return [theirs.result]
-    reached = ours.checkpoints[-1].body["step"] if ours.checkpoints else -1
-    known = [entry.body for entry in ours.entries]
-    new = [entry.body for entry in theirs.entries if entry.body not in known]
-    if len(theirs.entries) - len(new) == len(known):  # ours has nothing that theirs has not
-        reached = min([reached, *(body["back_to"] for body in new if "back_to" in body)])
-    left = log.left_behind(ours.entries)
-    return [
-        entry
-        for entry in theirs.checkpoints
-        if entry.body["step"] > reached and entry.body["files"] not in left
-    ]
 
 
 def _is_deserted(store: Store, key: str, state: State) -> bool:
@@ -284,8 +265,10 @@ def append(parcel: Parcel, source: Store, target: Store, who: str, report: Repor
     if following is None:
         body = {"owner": who, "machine_id": machine_id(), "record": parcel.theirs.record}
         claim.append("claim", {**body, "from": source.place})
+        led_back = further.led_back(parcel.theirs, parcel.ours, parcel.entries)
         for entry in parcel.entries:
-            claim.append(entry.kind, _said(entry))
+            claim.append(entry.kind, _said(entry) | led_back)
+            led_back = {}
     else:
         for entry in following:
             claim.copy(canonical(entry.body))
@@ -306,6 +289,8 @@ def _following(parcel: Parcel) -> list[Entry] | None:
             return None
     dead = (*_FINAL, *_PARTIAL, "retire", "damaged")
     following = [entry for entry in rest if entry in parcel.entries or entry.kind not in dead]
+    if further.led_back(parcel.theirs, parcel.ours, parcel.entries):
+        return None  # what says so is left out
     return following if all(entry in following for entry in parcel.entries) else None
 
 

@@ -16,10 +16,10 @@ from pipeline.store.store import Store
 UNSENT = "unsent"  # folder on this machine's disk: key -> checkpoint that is not in the log yet
 
 
-def note_unsent(store: Store, key: str, body: dict[str, Any], before: int) -> None:
-    """Remember a checkpoint that only this machine has, and the position that its entry may get."""
+def note_unsent(store: Store, key: str, claim: log.Claim, body: dict[str, Any]) -> None:
+    """Remember a checkpoint that only this machine has, whose it is, and where it may stand."""
     if store.remote is not None:
-        data = canonical({**body, "before": before})
+        data = canonical({**body, "by": claim.owner, "before": claim.next})
         store.disk.replace(f"{UNSENT}/{key}", data, flush=True)
 
 
@@ -28,7 +28,7 @@ def read_unsent(store: Store, key: str) -> dict[str, Any] | None:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         body = json.loads(store.disk.read(f"{UNSENT}/{key}") or b"")
         wanted = {name: body[name] for name in ("step", "seconds", "files")}
-        return wanted | {name: body[name] for name in ("back_to", "before") if name in body}
+        return wanted | {name: body[name] for name in ("back_to", "before", "by") if name in body}
     return None
 
 
@@ -41,7 +41,10 @@ def candidates(
     of the log as it was then: others may have gone on from them since.
     """
     if body := read_unsent(store, key):
-        others = any(entry.position >= body.get("before", 0) for entry in logged)
+        others = any(
+            entry.position >= body.get("before", 0) and entry.body.get("by") != body.get("by", "")
+            for entry in logged
+        )
         followed = logged if others else log.still_good(logged, body)
         if not followed or body["step"] > followed[-1].body["step"]:
             yield None, body

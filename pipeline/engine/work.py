@@ -11,7 +11,6 @@ import functools
 import importlib
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -19,55 +18,24 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine import gc
+from pipeline.engine import gc, log
 from pipeline.engine.beat import Beat, bury
-from pipeline.engine.courier import (
-    AWAY_WITHIN,
-    Checkpoint,
-    Courier,
-    attend,
-)
+from pipeline.engine.courier import AWAY_WITHIN, Checkpoint, Courier, attend
 from pipeline.engine.log import Claim, Entry, State, stamp
+from pipeline.engine.session import Session
 from pipeline.engine.stopping import Stopping
 from pipeline.engine.unsent import UNSENT, candidates, note_unsent
 from pipeline.errors import Damaged, Interrupted, Lost, StoreAway, StoreError
-from pipeline.machine import Machine
 from pipeline.recipe import Recipe
+from pipeline.redact import redacted
 from pipeline.stage import Context, Stage
 from pipeline.store.disk import explain, is_full
 from pipeline.store.locks import machine_id
 from pipeline.store.store import Store
-from pipeline.ui import Ui
 
 _ONE_TRY = 20.0  # seconds in which the courier's requests must succeed; it comes again
-_LINE = 200  # letters of an error that the log keeps
 _LAST_TRY = 2.0  # and in which those of an ending process must
-
-
-@dataclass(frozen=True)
-class Session:
-    """What this process was told: its machine, who watches, and whether somebody asked to stop."""
-
-    machine: Machine
-    ui: Ui
-    stopping: Callable[[], bool]
-
-    def counting(
-        self, stage: Stage, show: Callable[..., None] | None = None
-    ) -> Callable[[int], None]:
-        """A report of bytes that arrive for a stage; it ends them if somebody asks to stop."""
-        show = show or functools.partial(self.ui.progress, stage.name)
-        have, turn = 0, threading.Lock()
-
-        def report(count: int) -> None:  # several threads fetch
-            nonlocal have
-            if self.stopping():
-                raise Interrupted("what was fetched is kept")
-            with turn:
-                have += count
-                show(have, None, "B", {"doing": "fetching"})
-
-        return report
+_LINE = 200  # letters of an error that the log keeps
 
 
 @dataclass(frozen=True)
@@ -92,7 +60,7 @@ class Work:
         # what the courier could not do it tries again, so no request of its needs to wait long
         self.brisk = store.patient(_ONE_TRY, lambda why: None)
         self.sending = store.patient(_ONE_TRY, lambda why: self.courier.report(0))
-        self.candidates = candidates(store, key, state.checkpoints)
+        self.candidates = list(candidates(store, key, state.checkpoints))
         self.kept: set[str] = set()  # blobs on this machine's disk that no entry names yet
         self.pruned: set[str] = set()
         self.returns: list[int] = []  # the steps that the stage went back to, and
@@ -133,7 +101,7 @@ class Work:
                     out=out,
                     source=source,
                     restored=restored.files,
-                    earlier=lambda: self._restore().files,
+                    earlier=lambda patient: self._restore(patient).files,
                     stopping=self.stopping,
                     show=show,
                     save=self._save,
@@ -197,7 +165,9 @@ class Work:
             if (left := self.courier.cancel()) is not None:
                 self._keep(left)
         ours = self.claim.release(_why(error))
-        if not ours and not isinstance(error, Interrupted):
+        if not ours:
+            if isinstance(error, Interrupted):
+                raise Interrupted("another process has taken over, and goes on") from error
             # it may be the error of one that slept, and woke to files that its successor removed
             raise Lost(f"{self.key[:12]}: another process took it over") from error
         if unsent is not None:
@@ -241,8 +211,12 @@ class Work:
         try:
             for item in body["files"].values():
                 self.sending.send(item["digest"], self.courier.report)
-        except Damaged as error:  # only another owner of the key removes our copies
-            raise Lost(str(error)) from error
+        except Damaged as error:  # our copies are gone: another owner of the key removed them, or
+            owner = log.read(self.brisk, self.key).owner
+            if owner is None or owner.body["owner"] != self.claim.owner:
+                raise Lost(str(error)) from error
+            self._note(f"the checkpoint of step {checkpoint.step:,} is not sent: {error}")
+            return  # somebody who cleared up; the next one is as good
         self.courier.report(0)  # not wanted any more? then no entry
         self._send_again(self.claim.append("checkpoint", body))
         self.returns_told = checkpoint.returns
@@ -271,10 +245,11 @@ class Work:
             body = {"step": checkpoint.step, "files": _named(digests, sizes), **stamp()}
             body |= self._untold(checkpoint.returns)
             checkpoint.body = body | {"seconds": checkpoint.seconds}
+            # noted before the one that it replaces goes: a kill in between leaves one of them
+            note_unsent(self.store, self.key, self.claim, checkpoint.body)
             for blob in self.kept - set(digests.values()):
                 self.store.forget(blob)
             self.kept |= set(digests.values())
-            note_unsent(self.store, self.key, checkpoint.body, self.claim.next)
         return checkpoint.body
 
     def _untold(self, returns: int) -> dict[str, int]:
@@ -282,28 +257,35 @@ class Work:
         untold = self.returns[self.returns_told : returns]
         return {"back_to": min(untold)} if untold else {}
 
-    def _restore(self) -> Restored:
-        """The newest checkpoint that is whole, then the one before it; damaged ones are retired."""
+    def _restore(self, patient: bool = True) -> Restored:
+        """The newest checkpoint that is whole, then the one before it; damaged ones are retired.
+
+        Raises StoreAway, without patience soon, and is then to be asked again.
+        """
         if self.state.result is not None:
             return Restored()  # it was finished once, and its checkpoints were removed then
-        for position, body in self.candidates:
-            step, seconds = body["step"], body["seconds"]
+        store = self.store if patient else self.brisk
+        while self.candidates:
+            position, body = self.candidates[0]
+            restored = None
             try:
-                restored = Restored(step, seconds, self._files(body))
-                if position is None and "back_to" in body:  # the log does not know yet
-                    self.returns.append(body["back_to"])
-                return restored
+                restored = Restored(body["step"], body["seconds"], self._files(store, body))
             except Damaged as error:
-                self.session.ui.note(f"the checkpoint of step {step} is no use: {error}")
+                self.session.ui.note(f"the checkpoint of step {body['step']} is no use: {error}")
                 if position is not None:
                     self._append("retire", {"positions": [position], "why": str(error)})
+            del self.candidates[0]
+            if position is None and "back_to" in body:  # the log does not know yet
+                self.returns.append(body["back_to"])
+            if restored is not None:
+                return restored
         return Restored()
 
-    def _files(self, body: dict[str, Any]) -> dict[str, Path]:
+    def _files(self, store: Store, body: dict[str, Any]) -> dict[str, Path]:
         def fetch(item: dict[str, Any]) -> Path:
-            return self.store.blob(item["digest"], self.fetched)
+            return store.blob(item["digest"], self.fetched)
 
-        paths = self.store.side_by_side(fetch, body["files"].values())
+        paths = store.side_by_side(fetch, body["files"].values())
         return dict(zip(body["files"], paths))
 
     # what is shown
@@ -342,8 +324,10 @@ class Work:
 
 def _why(error: BaseException) -> str:
     """An error for the log, where others read it; of one that nobody need mend the kind alone."""
-    kind, first = type(error).__name__, str(error).partition("\n")[0]
-    return kind if isinstance(error, Interrupted) or not first else f"{kind}: {first[:_LINE]}"
+    kind = type(error).__name__
+    # redacted before it is cut: half a secret is not known as one
+    first = "" if isinstance(error, Interrupted) else redacted(str(error)).partition("\n")[0]
+    return f"{kind}: {first[:_LINE]}" if first else kind
 
 
 def _named(digests: dict[str, str], sizes: dict[str, int]) -> dict[str, dict[str, Any]]:
