@@ -28,7 +28,10 @@ def one_run(corpus: str, seed: int, settings: list[str]) -> dict[str, float]:
         out = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     stages = json.loads(out)["stages"]
     told = {name: stages["evaluate"][name] for name in KEPT}
-    told |= {f"{name}_seconds": stages[name]["seconds"] for name in stages}
+    for what in ("seconds", "bytes"):
+        told |= {f"{name}_{what}": stages[name][what] for name in stages}
+    told["train_text_bytes"] = stages["prepare"]["train_bytes"]
+    told["train_tokens"] = stages["encode"]["train_tokens"]
     for name in ("tokens_per_second", "precision", "threads", "steps", "parameters"):
         told[name] = stages["train"][name]
     return {"seed": seed, **told, "vocab_size": stages["tokenizer"]["vocab_size"]}

@@ -20,8 +20,8 @@ PACKAGES = ("model", "pipeline", "launchers")
 ROOMS = ("pipeline.cli", "pipeline.engine", "pipeline.report", "pipeline.store")
 BESIDE = (
     *("cards", "compiling", "errors", "fit", "hardware", "hashing", "journal", "machine", "memo"),
-    *("memory", "metrics", "peaks", "preflight", "recipe", "redact", "stage", "team", "ui"),
-    "workers",
+    *("memory", "metrics", "opening", "peaks", "preflight", "recipe", "redact", "stage", "team"),
+    *("ui", "workers"),
 )
 _FORMAT = 1  # of what is remembered of a file
 # some Pythons 3.11 count how deep they are in a tree once for all threads, and raise SystemError
