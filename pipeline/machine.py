@@ -102,10 +102,10 @@ def resolve_precision(name: str, device: "torch.device") -> "torch.dtype":
     """The type that branches compute in on this device. Raises ValueError for what is no good."""
     import torch
 
-    return getattr(torch, TYPES[precision_on(device, name)])
+    return getattr(torch, TYPES[precision_on(name, device)])
 
 
-def precision_on(device: "torch.device", name: str) -> str:
+def precision_on(name: str, device: "torch.device") -> str:
     """The same by the option's name: fp32, bf16 or fp16."""
     import torch
 

@@ -36,6 +36,7 @@ import torch.distributed as dist
 
 from model.parallel import Replicas, Team
 from pipeline.errors import Interrupted
+from pipeline.hardware import first_line
 from pipeline.machine import Machine, precision_on, resolve_device, torchrun
 from pipeline.recipe import Recipe
 from pipeline.redact import redacted
@@ -86,8 +87,8 @@ class Leader:
         if self.crew is not None:
             return self.crew.gone(_SOON)
         # of torchrun's processes it does not know; what the sum says is often all there is to see
-        first = str(error).strip().partition("\n")[0]
-        return f"{first} (or another process of torchrun's is gone: see what was said before)"
+        said = first_line(error)
+        return f"{said} (or another process of torchrun's is gone: see what was said before)"
 
     def end(self) -> None:
         """Send them home, if they listen."""
@@ -279,7 +280,7 @@ def settled(machine: Machine, size: int, recipe: Recipe, vocab_size: int) -> Mac
     threads = machine.threads
     if device.type == "cpu":
         threads = threads or max(1, torch.get_num_threads() // size)
-    told = {"device": device.type, "precision": precision_on(device, machine.precision)}
+    told = {"device": device.type, "precision": precision_on(machine.precision, device)}
     return replace(machine, threads=threads, sharding=sharding, **told)
 
 

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipeline.engine.log import Entry, State
-
-_KINDS = ("checkpoint", "adopt")
+from pipeline.engine.log import PARTIAL, Entry, State
 
 
 def wanted(theirs: State, ours: State) -> list[Entry]:
@@ -41,7 +39,7 @@ def _had(state: State) -> set[frozenset[str]]:
     return {
         _blobs(entry)
         for entry in state.entries
-        if entry.kind in _KINDS and entry.position not in retired
+        if entry.kind in PARTIAL and entry.position not in retired
     }
 
 
@@ -50,7 +48,7 @@ def _last(theirs: State, had: set[frozenset[str]]) -> int | None:
     found = {
         _blobs(entry): entry.position
         for entry in theirs.entries
-        if entry.kind in _KINDS and _blobs(entry) in had
+        if entry.kind in PARTIAL and _blobs(entry) in had
     }
     return max(found.values(), default=-1) if len(found) == len(had) else None
 
@@ -66,7 +64,7 @@ def led_back(theirs: State, ours: State, entries: Sequence[Entry]) -> dict[str, 
     to where the stage went back. The entry that said so in theirs may have been replaced."""
     newest = max((entry.body["step"] for entry in ours.checkpoints), default=-1)
     first = next(iter(entries), None)
-    if first is None or first.kind not in _KINDS or first.body["step"] > newest:
+    if first is None or first.kind not in PARTIAL or first.body["step"] > newest:
         return {}
     last = _last(theirs, _had(ours))
     assert last is not None, "else only further ones are wanted"

@@ -40,6 +40,7 @@ from pipeline.redact import redacted
 from pipeline.store.store import Store
 
 KEEP = 2
+PARTIAL = ("checkpoint", "adopt")  # kinds of entries that name a state to go on from
 _AT_ONCE = 256  # entries of one request to the store
 _FIELDS = {  # without these an entry is damaged, whatever else it says
     "claim": ("owner",),
@@ -111,7 +112,7 @@ def fold(entries: list[Entry]) -> State:
             owner = entry if entry.body["owner"] else None
             record = record or entry.body.get("record")
             keep = entry.body.get("machine", {}).get("keep", keep)
-        elif entry.kind in ("checkpoint", "adopt"):
+        elif entry.kind in PARTIAL:
             checkpoints = [*still_good(checkpoints, entry.body), entry][-keep:]
         elif entry.kind == "retire":
             gone = entry.body["positions"]

@@ -31,7 +31,7 @@ from pipeline.store.locks import machine_id
 from pipeline.store.storage import Report
 from pipeline.store.store import Store, silent
 
-_FINAL, _PARTIAL = ("result", "same"), ("checkpoint", "adopt")
+_FINAL = ("result", "same")
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def _following(parcel: Parcel) -> list[Entry] | None:
     for ours in parcel.ours.entries:
         if not any(ours.body == theirs.body for theirs in rest):  # goes on behind the last match
             return None
-    dead = (*_FINAL, *_PARTIAL, "retire", "damaged")
+    dead = (*_FINAL, *log.PARTIAL, "retire", "damaged")
     following = [entry for entry in rest if entry in parcel.entries or entry.kind not in dead]
     if further.led_back(parcel.theirs, parcel.ours, parcel.entries):
         return None  # what says so is left out
