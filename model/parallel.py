@@ -19,7 +19,9 @@ device to device (NCCL), or over main memory between CPUs.
 """
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -128,6 +130,25 @@ class Replicas(Team):
         return Spread(state)
 
 
+def tell(*words: Any) -> None:
+    """Tell the others, who ``hear``, what JSON can say; torch's own way to send objects is pickle.
+
+    Two messages, since they have to know how much there is.
+    """
+    line = torch.frombuffer(bytearray(json.dumps(words).encode()), dtype=torch.uint8)
+    dist.broadcast(torch.tensor(len(line)), src=0)
+    dist.broadcast(line, src=0)
+
+
+def hear() -> list[Any]:
+    """What the first process tells, when it does."""
+    length = torch.tensor(0)
+    dist.broadcast(length, src=0)
+    line = torch.empty(int(length), dtype=torch.uint8)
+    dist.broadcast(line, src=0)
+    return json.loads(line.numpy().tobytes())
+
+
 class Spread(Mapping[str, Tensor]):
     """The state of the first process, a tensor at a time, when all ask for it in one order.
 
@@ -139,15 +160,12 @@ class Spread(Mapping[str, Tensor]):
         self.state = state
 
     def __getitem__(self, name: str) -> Tensor:
-        told: list[tuple | None] = [None]
-        tensor = None
         if self.state is not None:
             tensor = self.state[name].detach().cpu().contiguous()
-            told = [(tensor.shape, tensor.dtype)]
-        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
-        assert told[0] is not None
-        if tensor is None:
-            tensor = torch.empty(told[0][0], dtype=told[0][1])
+            tell([*tensor.shape], str(tensor.dtype).removeprefix("torch."))
+        else:
+            shape, dtype = hear()
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype))
         dist.broadcast(tensor, src=0)
         return tensor
 

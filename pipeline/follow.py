@@ -16,28 +16,27 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.evaluate import score
-from model.parallel import Replicas, whole
+from model.parallel import Replicas, hear, whole
 from model.trainer import Trainer
 from pipeline.checkpoint import in_order
 from pipeline.loop import GLANCE
 from pipeline.machine import torchrun
 from pipeline.redact import redacted
 from pipeline.stages import train
-from pipeline.team import CPU, join
+from pipeline.team import join
 
 
 def follow() -> None:
     """Do what the leader says. Raises whatever goes wrong in doing so."""
     team, trainer = Replicas(), None
     while True:
-        told: list = [None]
-        dist.broadcast_object_list(told, src=0, device=CPU)
-        what, facts = told[0]
+        what, *facts = hear()
         if what == "end":
             return
         if what == "build":
             trainer = None  # before there is another
-            (job,) = facts
+            (told,) = facts
+            job = train.Job.from_tree(told)
             trainer = train.prepared(job, team)
             continue
         assert trainer is not None

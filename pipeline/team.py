@@ -2,7 +2,7 @@
 
 The leader is the process that the user started. It alone claims, shows, saves, looks and decides;
 the others (follow.py) know no store and say nothing. Whatever needs all of them it says first: a
-word and its facts, broadcast over main memory, and then does the same itself:
+word and its facts, as JSON over main memory, and then does the same itself:
 
     build JOB     make the trainer                     step PEAK   one step of the optimizer
     load          take the state that the leader has   end         go home
@@ -34,7 +34,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from model.parallel import Replicas, Team
+from model.parallel import Replicas, Team, tell
 from pipeline.errors import Interrupted
 from pipeline.hardware import first_line
 from pipeline.machine import Machine, precision_on, resolve_device, torchrun
@@ -47,7 +47,6 @@ BYTES = 16  # a parameter: weight, gradient, two numbers of AdamW
 _SOON = 5.0  # seconds in which a process that made a sum fail is seen to be gone
 _STUCK = 20.0  # seconds after which a sum that lacks a process is taken to never end
 _LEAVE = 10.0  # seconds in which those who are told to end do
-CPU = torch.device("cpu")
 _EVER = timedelta(days=7)  # who is gone is seen by other means; the leader may take its time
 
 
@@ -73,7 +72,7 @@ class Leader:
         self.together = False
         with self.crew or contextlib.nullcontext():
             try:
-                dist.broadcast_object_list([(what, facts)], src=0, device=CPU)
+                tell(what, *facts)
                 yield
             except torch.OutOfMemoryError:
                 raise

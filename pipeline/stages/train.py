@@ -6,8 +6,9 @@ loss of every step and every look at the validation split). How that survives: s
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from pipeline.machine import (
 )
 from pipeline.opening import opening
 from pipeline.preflight import require_code
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, from_tree
 from pipeline.stage import Context
 from pipeline.team import BYTES, led, processes, settled
 from pipeline.tokens import open_tokens
@@ -45,6 +46,21 @@ class Job:
     inputs: dict[str, Path]
     vocab_size: int
 
+    def tree(self) -> dict[str, Any]:
+        """All of it as plain JSON values; ``from_tree`` reads it back."""
+        return {
+            "recipe": self.recipe.tree(),
+            "machine": asdict(self.machine),
+            "inputs": {name: str(path) for name, path in self.inputs.items()},
+            "vocab_size": self.vocab_size,
+        }
+
+    @staticmethod
+    def from_tree(tree: dict[str, Any]) -> "Job":
+        inputs = {name: Path(path) for name, path in tree["inputs"].items()}
+        recipe, machine = from_tree(tree["recipe"]), Machine(**tree["machine"])
+        return Job(recipe, machine, inputs, tree["vocab_size"])
+
     def tokens(self, split: str) -> np.ndarray:
         return open_tokens(self.inputs[f"encode/{split}.tokens"], self.vocab_size)
 
@@ -58,7 +74,7 @@ def run(context: Context) -> dict[str, object]:
     machine = replace(machine, compile="on" if compiled else "off")
     job = Job(context.recipe, machine, context.inputs, vocab_size)
     with led(size) as leader:
-        with leader.all("build", job):
+        with leader.all("build", job.tree()):
             trainer = prepared(job, leader.team)
         for line in opening(trainer, context.machine, len(job.tokens("train"))):
             context.note(line)
