@@ -19,12 +19,11 @@ from pipeline.engine import log
 from pipeline.engine.log import Entry
 from pipeline.engine.needed import all_blobs
 from pipeline.engine.unsent import UNSENT, read_unsent
-from pipeline.store.locks import abandoned, alone, died_here, take
+from pipeline.store.locks import alone, patience, take
 from pipeline.store.storage import Storage, blob_name
 from pipeline.store.store import Store
 
 _PART, _TEMPORARY, _KEPT = "partial blob", "temporary file", "part of a result"
-_DAY, _MINUTE = 24 * 3600.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,8 @@ def on_disk(store: Store, now: float, grace: float, needed: set[str]) -> Iterato
     """What has been on this machine's disk for so long, and is of no use any more."""
     disk, before = store.disk, now - grace
     for name in disk.names("tmp"):
-        dead = abandoned(disk.path(f"tmp/{name}"))
         newest, size = _age_and_size(disk.path(f"tmp/{name}"))
-        # a minute: its lock is taken a moment after it was made
-        ours = died_here(disk.path(f"tmp/{name}"))
-        wait = _MINUTE if ours else max(grace, _MINUTE if dead else _DAY)
-        if dead is not False and newest <= now - wait:
+        if newest <= now - patience(disk.path(f"tmp/{name}"), grace):
             yield Item(_TEMPORARY, f"tmp/{name}", size, here=True)
     for folder, what in (("part", _PART), ("damaged", "damaged blob"), ("work", _KEPT)):
         for name in disk.names(folder):

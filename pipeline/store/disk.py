@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import StoreError
-from pipeline.store.locks import abandoned, died_here, hold, take
+from pipeline.store.locks import hold, patience, take
 from pipeline.store.storage import Report
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -173,9 +173,7 @@ class Disk:
             path = self.root / "tmp" / name
             with contextlib.suppress(OSError):
                 newest = max(each.stat().st_mtime for each in (path, *path.rglob("*")))
-                # a minute: its lock is taken a moment after it was made
-                old = time.time() - newest > (60 if died_here(path) else 24 * 3600)
-                if old and abandoned(path) is not False:
+                if time.time() - newest > patience(path):
                     shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Locks between processes of one machine; the system lets go of one when its holder dies."""
 
 import contextlib
+import math
 import os
 import platform
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 _HELD = ".held"  # in a folder; locked while it is in use
+DAY, _MINUTE = 24 * 3600.0, 60.0
 
 
 def machine_id() -> str:
@@ -84,11 +86,19 @@ def abandoned(folder: Path) -> bool | None:
         return None
 
 
-def died_here(folder: Path) -> bool:
-    """Was it a process of this machine that held the folder and is gone?
+def patience(folder: Path, grace: float = DAY) -> float:
+    """Seconds that a folder which processes hold stays after its newest file; endless if one does.
 
-    Of another machine's a lock may say so wrongly, if both share a disk over a network.
+    A minute if the one that held it died on this machine, since its lock is taken a moment after it
+    was made. Of another machine's a lock may say so wrongly, if both share a disk over a network,
+    so that one has the ``grace``; and a day where nobody can tell.
     """
+    gone = abandoned(folder)
+    if gone is False:
+        return math.inf
+    if gone is None:
+        return max(grace, DAY)
     with contextlib.suppress(OSError):
-        return bool(abandoned(folder)) and (folder / _HELD).read_text() == machine_id()
-    return False
+        if (folder / _HELD).read_text() == machine_id():
+            return _MINUTE
+    return max(grace, _MINUTE)
