@@ -20,7 +20,7 @@ from pipeline.recipe import Recipe
 GIB, GB, HOUR = 1 << 30, 1e9, 3600.0
 EVERY = 60.0  # seconds between checkpoints, as `pipeline run` does if it is told nothing
 # what a launch tells it, by size: a large checkpoint takes minutes to send, and bytes cost money
-OFTEN = {"tiny": "60s", "small": "60s", "medium": "10m", "large": "30m"}
+OFTEN = {"tiny": 60.0, "small": 60.0, "medium": 600.0, "large": 1800.0}
 
 # of the stated peak, at 768 wide and more: bench/results/gpu-training.json, 407 and 414 of 989
 _MEASURED = {"H100 SXM": 0.41}

@@ -12,9 +12,9 @@ from launchers import asking
 from launchers.estimate import GB, OFTEN, corpus_bytes, operations, passes, state_bytes, tokens
 from launchers.plan import GPUS, Offers, Row, places, survey
 from launchers.target import Away, Refused
+from pipeline.cli.duration import Duration
 from pipeline.cli.options import make_engine, recipe_options
 from pipeline.cli.show import table
-from pipeline.machine import duration
 from pipeline.recipe import MANY, Recipe
 
 Quota = Callable[[], float]  # hours of GPU time that Kaggle gives this week; raises Away, Refused
@@ -123,15 +123,6 @@ def _heading(recipe: Recipe) -> str:
 # the command
 
 
-def _every(_: click.Context, __: click.Parameter, given: str | None) -> float | None:
-    if given is None:
-        return None
-    try:
-        return duration(given)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 def _known(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.replace("_", " ") for name in given) or GPUS
 
@@ -158,7 +149,7 @@ def command(offers: Offers | None = None, quota: Quota | None = None) -> click.C
     @click.option(
         "--checkpoint-every",
         "every",
-        callback=_every,
+        type=Duration(),
         help="Time between checkpoints, which are most of the traffic: 60s to 30m, by the size.",
     )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -180,8 +171,7 @@ def command(offers: Offers | None = None, quota: Quota | None = None) -> click.C
         launch plan --size large --gpu "RTX 4090" --gpu H200 --json
         """
         recipe = make_engine(**options).recipe
-        if every is None:
-            every = duration(OFTEN[recipe.size])
+        every = OFTEN[recipe.size] if every is None else every
         rows, notes = survey(recipe, places(gpus, session), every, offers if live else None)
         notes += remarks(recipe, rows, every)
         if live and quota:

@@ -18,11 +18,12 @@ from launchers.launches import Launch, Order
 from launchers.target import Target
 from launchers.targets import Secrets
 from pipeline.cli import show, stores
+from pipeline.cli.duration import Duration
 from pipeline.cli.options import make_engine
 from pipeline.cli.process import EXIT_INTERRUPTED
 from pipeline.engine.engine import Engine
 from pipeline.errors import Interrupted
-from pipeline.machine import Machine, duration
+from pipeline.machine import Machine
 from pipeline.recipe import Recipe
 from pipeline.ui import human_seconds
 
@@ -35,7 +36,7 @@ def launch_options(command: Callable) -> Callable:
         click.option("-d", "--detach", is_flag=True, help="Return when a machine is asked for."),
         click.option("-y", "--yes", is_flag=True, help="Do not ask before anything is started."),
         click.option(
-            "--deadline", metavar="DURATION", help="All must be over so long from now: 12h, 90m."
+            "--deadline", type=Duration(), help="All must be over so long from now: 12h, 90m."
         ),
     ):
         command = option(command)
@@ -81,16 +82,6 @@ def estimator(recipe: Recipe) -> Callable[[str, int], float | None]:
 
     length = corpus_bytes(recipe.data.source)
     return lambda gpu, gpus: hours(recipe, gpu, gpus, corpus=length)
-
-
-def seconds_of(deadline: str | None) -> float | None:
-    """Raises UsageError for what is no duration."""
-    if deadline is None:
-        return None
-    try:
-        return duration(deadline)
-    except ValueError as error:
-        raise click.UsageError(f"--deadline: {error}") from error
 
 
 def open_one(engine: Engine, target: str) -> Launch | None:

@@ -63,15 +63,6 @@ def torchrun() -> tuple[int, int] | None:
     return int(os.environ["RANK"]), size
 
 
-def duration(text: str) -> float:
-    """Seconds of ``90``, ``90s``, ``5m``, ``1h30m``. Raises ValueError for anything else."""
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
-    if not text or match is None:
-        raise ValueError(f"{text!r} is not a duration: write it as 90s, 5m or 1h30m")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
-
-
 def resolve_device(name: str) -> "torch.device":
     """The device to compute on; ``auto`` is CUDA, then Apple's MPS, then the CPU.
 

@@ -58,7 +58,7 @@ def test_the_program_alone_shows_its_verbs_and_examples():
         (["run", "--recipe", "nothing.toml"], "there is no recipe file nothing.toml"),
         (
             ["run", "--checkpoint-every", "soon"],
-            "--checkpoint-every: 'soon' is not a duration: write it as 90s",
+            "'--checkpoint-every': 'soon' is not a duration: write it as 90s",
         ),
         (["run", "--device", "tpu"], "--device tpu: it must be auto, cpu, cuda, cuda:N or mps"),
         (["run", "--precision", "fp8"], "'fp8' is not one of 'auto', 'fp32', 'bf16'"),

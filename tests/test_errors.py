@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pipeline.machine import Machine, duration, resolve_device
+from pipeline.cli.duration import duration, spelled
+from pipeline.machine import Machine, resolve_device
 from pipeline.redact import redacted
 from pipeline.ui import human_bytes, human_seconds
 
@@ -35,7 +36,14 @@ def test_secrets_are_taken_out_of_urls(text, shown):
     [("90", 90), ("90s", 90), ("1.5s", 1.5), ("5m", 300), ("1h30m", 5400), ("0", 0), ("2h", 7200)],
 )
 def test_durations(text, seconds):
-    assert duration(text) == seconds
+    assert duration(text) == duration(spelled(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (60, "1m"), (5400, "1h30m"), (90.5, "1m30.5s"), (7200, "2h")]
+)
+def test_durations_are_spelled_as_they_are_read(seconds, text):
+    assert spelled(seconds) == text
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-5", "5d", "m", "1m1h", "1e3", "5 m"])

@@ -327,7 +327,7 @@ def test_a_machine_is_made_of_what_was_told():
         "checkpoint_steps": 5,
         "keep": 4,
     }
-    made = make_machine(checkpoint_every="5m", **told)
+    made = make_machine(checkpoint_every=300.0, **told)
     assert made == Machine(**told, checkpoint_seconds=300)
     with pytest.raises(ValueError, match="--activation-checkpointing x: it must be auto, on or"):
         Machine(activation_checkpointing="x")

@@ -142,4 +142,4 @@ def test_superseded_by_no_run_at_all(tmp_path):
 
 def test_a_grace_that_is_none(tmp_path):
     told = pipeline("gc", "--grace", "soon", "--store", tmp_path / "s")
-    assert told.code == 2 and "--grace: 'soon' is not a duration" in told.err
+    assert told.code == 2 and "'--grace': 'soon' is not a duration" in told.err

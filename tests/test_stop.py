@@ -98,7 +98,8 @@ def test_one_that_knows_its_reasons_is_kept():
 
 
 @pytest.mark.parametrize(
-    ("words", "answer"), [("soon", "--stop-after: 'soon' is not a duration"), ("0s", "longer than")]
+    ("words", "answer"),
+    [("soon", "'--stop-after': 'soon' is not a duration"), ("0s", "longer than")],
 )
 def test_a_time_that_is_none(tmp_path, words, answer):
     said = pipeline("run", "--store", tmp_path / "store", "--stop-after", words)

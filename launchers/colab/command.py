@@ -12,6 +12,7 @@ from launchers import bundle, orders, start
 from launchers.colab.notebook import GPUS, Told, notebook, sources
 from launchers.credentials import names, unhidden
 from launchers.launches import Launch
+from pipeline.cli.duration import Duration
 from pipeline.cli.machine_options import machine_options, machine_words, said_of_machine
 from pipeline.cli.options import engine_and_machine, recipe_options
 from pipeline.engine.engine import Engine
@@ -39,13 +40,13 @@ def _folder(_: click.Context, __: click.Parameter, given: str | None) -> str | N
     help=f"Keep the run in this folder of Google Drive; without a --store elsewhere: {_FOLDER}.",
 )  # fmt: skip
 @click.option("--gpu", type=click.Choice(GPUS), default="T4", show_default=True)
-@click.option("--deadline", metavar="DURATION", help="All must be over so long from now: 12h.")
+@click.option("--deadline", type=Duration(), help="All must be over so long from now: 12h.")
 @click.option("--via", type=click.Choice(["colab-cli"]), help="Run it now, without a browser.")
 @start.credential_options
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be written; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
 def colab(
-    output: Path | None, drive: str | None, gpu: str, deadline: str | None, via: str | None,
+    output: Path | None, drive: str | None, gpu: str, deadline: float | None, via: str | None,
     credentials: Path | None, my_credentials: bool, dry_run: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Write a notebook that trains on Colab, and say how to open it. Free of charge with a T4.
@@ -65,7 +66,7 @@ def colab(
     words = machine_words(said_of_machine())
     place = "" if drive else options["store"]
     floors = {"gpus": 0 if "cpu" in words else 1}
-    told = _told(engine, place, drive, gpu, words, floors, start.seconds_of(deadline))
+    told = _told(engine, place, drive, gpu, words, floors, deadline)
     if via:
         from launchers.colab.unattended import Unattended
 

@@ -27,7 +27,7 @@ def target(store: Store, options: Mapping[str, Any]) -> Any:
 @machine_options
 @start.launch_options
 def kaggle(
-    deadline: str | None, yes: bool, detach: bool, dry_run: bool, as_json: bool, **options: Any
+    deadline: float | None, yes: bool, detach: bool, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
     """Train in Kaggle's sessions with two T4s: twelve hours at most, thirty a week, free.
 
@@ -50,10 +50,9 @@ def kaggle(
     launch = start.open_one(engine, "kaggle")
     if launch is None:
         offer = sessions.offers()[0]
-        seconds = start.seconds_of(deadline)
-        order, packed = orders.new_order(engine, "kaggle", words, told, None, seconds)
+        order, packed = orders.new_order(engine, "kaggle", words, told, None, deadline)
         if dry_run:
-            errand = Errand(order.name, 1, told["store"], order.bundle, seconds)
+            errand = Errand(order.name, 1, told["store"], order.bundle, deadline)
             requests = sessions.describe(errand, offer, order, packed.data)
             start.show_plan({"requests": requests, "offer": asdict(offer)}, as_json)
             return

@@ -79,7 +79,7 @@ def _options(command: Callable) -> Callable:
 def vast(
     gpu: str, gpus: int, max_price: float, budget: float | None, disk: int, interruptible: bool,
     bid: float | None, reliability: float, region: str, image: str | None, cuda: float | None,
-    credentials: Path | None, my_credentials: bool, deadline: str | None, yes: bool, detach: bool,
+    credentials: Path | None, my_credentials: bool, deadline: float | None, yes: bool, detach: bool,
     dry_run: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Rent a GPU at Vast.ai and train on it; nothing is left that bills.
@@ -115,9 +115,7 @@ def vast(
     if launch is None:
         offers = market.offers(())
         limit = budget if budget is not None else _budget(offers[0])
-        order, packed = orders.new_order(
-            engine, "vast", words, told, limit, start.seconds_of(deadline)
-        )
+        order, packed = orders.new_order(engine, "vast", words, told, limit, deadline)
         if dry_run:
             start.show_plan(_described(market, order, offers), as_json)
             return
@@ -127,7 +125,7 @@ def vast(
             raise SystemExit(start.see_through(launch, market, detach))
     if dry_run:
         raise ValueError(f"{launch.name} is under way or done: see `launch ps --all`")
-    _go_on(launch, start.seconds_of(deadline))
+    _go_on(launch)
     market = seen_to(launch, secrets, credentials=how)
     raise SystemExit(start.see_through(launch, market, detach))
 
@@ -140,19 +138,18 @@ def _wanted(**typed: Any) -> VastOptions:
         raise click.UsageError(str(error)) from error
 
 
-def _go_on(launch: Launch, deadline: float | None) -> None:
+def _go_on(launch: Launch) -> None:
     """Say within which limits the same command goes on with a launch, if it is the same."""
-    _as_ordered(launch, deadline)
+    _as_ordered(launch)
     limits = start.within(launch.order())
     click.echo(f"launch: going on with {launch.name}, within {limits}", err=True)
 
 
-def _as_ordered(launch: Launch, deadline: float | None) -> None:
+def _as_ordered(launch: Launch) -> None:
     """Raises UsageError if other terms were typed than those to which somebody has said yes."""
     context, order = click.get_current_context(), launch.order()
     ordered = {**order.options["vast"], "budget": order.budget, "deadline": order.seconds}
     typed = {name: context.params[name] for name in ordered if name in context.params}
-    typed["deadline"] = deadline
     for name, value in typed.items():
         given = context.get_parameter_source(name) == ParameterSource.COMMANDLINE
         if given and value != ordered[name] and history(launch.events()).over is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from pipeline.cli.duration import Duration
 from pipeline.cli.options import empty, open_store, store_option
 from pipeline.cli.show import table
 from pipeline.engine import log
@@ -23,7 +24,6 @@ from pipeline.engine.remembered import latest
 from pipeline.engine.settle import settle
 from pipeline.engine.superseded import Superseded, give_up, superseded
 from pipeline.errors import StoreError
-from pipeline.machine import duration
 from pipeline.store.places import trust
 from pipeline.store.store import Store
 from pipeline.ui import Ui, choose, human_bytes, human_seconds
@@ -66,6 +66,7 @@ class Shown:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option(
     "--grace",
+    type=Duration(),
     default="24h",
     show_default=True,
     help="How long a blob must have been marked. 0s only if nobody else uses the store now.",
@@ -77,7 +78,7 @@ def gc(
     outdated: bool,
     despite: bool,
     yes: bool,
-    grace: str,
+    grace: float,
     as_json: bool,
 ) -> None:
     """Free what nothing can need any more.
@@ -91,10 +92,6 @@ def gc(
     pipeline gc -n
     pipeline gc --superseded
     """
-    try:
-        seconds = duration(grace)
-    except ValueError as error:
-        raise click.UsageError(f"--grace: {error}") from error
     opened, shown = _opened(store), Shown("gc", as_json)
     old = _outdated(opened, shown.ui) if outdated else []
     damage = _damage(opened)
@@ -102,13 +99,13 @@ def gc(
         if dry_run:  # a guess: writing is what it would take to read the store's clock
             clocks, without = Clocks(time.time(), time.time()), {each.key for each in old}
             without |= {each.name for each in damage if despite}
-            found = survey(opened, clocks, seconds, without, shown.progress)
+            found = survey(opened, clocks, grace, without, shown.progress)
             gone = [*found.blobs, *found.rest]
         else:
             old = _give_up(opened, old, yes, shown.ui)
             if despite:
                 damage = _settle(opened, damage, yes, shown.ui)
-            found = survey(opened, read_clocks(opened), seconds, progress=shown.progress)
+            found = survey(opened, read_clocks(opened), grace, progress=shown.progress)
             gone = collect(opened, found, shown.progress)
     finally:
         shown.ui.close()

@@ -7,7 +7,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pipeline.machine import Machine, duration
+from pipeline.cli.duration import Duration, spelled
+from pipeline.machine import Machine
 
 
 class _AutoOr(click.IntRange):
@@ -81,6 +82,7 @@ _STAGES = (
     ),
     click.option(
         "--checkpoint-every",
+        type=Duration(),
         default="60s",
         show_default=True,
         help="Time between checkpoints, such as 90s, 5m, 1h30m.",
@@ -133,14 +135,10 @@ def _with(options: tuple[Callable, ...], command: Callable) -> Callable:
     return command
 
 
-def make_machine(checkpoint_every: str = "60s", **told: Any) -> Machine:
+def make_machine(checkpoint_every: float = 60.0, **told: Any) -> Machine:
     """The machine as it was described. Raises UsageError for what no machine is."""
     try:
-        seconds = duration(checkpoint_every)
-    except ValueError as error:
-        raise click.UsageError(f"--checkpoint-every: {error}") from error
-    try:
-        return Machine(checkpoint_seconds=seconds, **told)
+        return Machine(checkpoint_seconds=checkpoint_every, **told)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
@@ -162,4 +160,4 @@ def _words(name: str, value: Any) -> list[str]:
     option = f"--{name.replace('_', '-')}"
     if value is True:
         return [option]
-    return [option, str(value)]
+    return [option, spelled(value) if isinstance(value, float) else str(value)]

@@ -11,6 +11,7 @@ import click
 
 from pipeline import recipe
 from pipeline.cli import show
+from pipeline.cli.duration import Duration, spelled
 from pipeline.cli.machine_options import machine_options, said_of_machine, writing_options
 from pipeline.cli.options import NAMES, engine_and_machine, make_engine, recipe_options
 from pipeline.cli.process import EXIT_INTERRUPTED, again, stop_on_signals
@@ -19,7 +20,7 @@ from pipeline.engine import log
 from pipeline.engine.engine import Engine, Planned
 from pipeline.engine.stopping import Stopping
 from pipeline.errors import Interrupted
-from pipeline.machine import Machine, duration, torchrun
+from pipeline.machine import Machine, torchrun
 from pipeline.redact import redacted
 from pipeline.store.places import trust
 
@@ -30,13 +31,13 @@ from pipeline.store.places import trust
 @machine_options
 @click.option(
     "--stop-after",
-    metavar="DURATION",
+    type=Duration(above=0),
     help="Checkpoint and end (exit 75) so that all is saved this long after the start, "
     "such as 11h30m.",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would run and why; run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def run(stage: str, stop_after: str | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+def run(stage: str, stop_after: float | None, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Run every stage up to STAGE (all, if not given) that has no result yet.
 
     STAGE is prepare, tokenizer, encode, train, evaluate or sample.
@@ -116,17 +117,11 @@ def _leading() -> contextlib.AbstractContextManager[None]:
     return leading_torchrun()
 
 
-def _stopping(after: str | None) -> Stopping:
-    """When to stop; its time begins now. Raises UsageError for what is no duration."""
+def _stopping(after: float | None) -> Stopping:
+    """When to stop; its time begins now."""
     if after is None:
         return Stopping(lambda: False)
-    try:
-        seconds = duration(after)
-    except ValueError as error:
-        raise click.UsageError(f"--stop-after: {error}") from error
-    if not seconds:
-        raise click.UsageError("--stop-after: it must be longer than nothing")
-    return Stopping(lambda: False, seconds, f"after {after}")
+    return Stopping(lambda: False, after, f"after {spelled(after)}")
 
 
 def _dry_run(engine: Engine, upto: str, as_json: bool) -> None:
