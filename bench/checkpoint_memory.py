@@ -33,15 +33,13 @@ from pipeline.machine import Machine
 from pipeline.stage import Context
 from pipeline.stages.train import Loop
 
-VOCAB = 32_768
-
 
 def make_trainer(size: str) -> Trainer:
     """A trainer in whose memory every number has been written once."""
     chosen = recipe.load(size, data="none")
     tokens = np.zeros(2 * chosen.model.context, dtype=np.uint16)
     trainer = Trainer(
-        GPT(chosen.model, VOCAB),
+        GPT(chosen.model, chosen.tokenizer.vocab_size),
         chosen.train,
         Batches(tokens, chosen.model.context, chosen.train.batch, 0),
         micro_batch=1,
@@ -69,7 +67,7 @@ class Cases:
 
     def new_best(self) -> None:
         """What the train stage does where validation has improved."""
-        write(self.loop._weights(), self.loop.best)
+        self.loop._write_weights(self.loop.best)
 
     def checkpoint(self) -> None:
         """What it does at a checkpoint, until the store takes over."""
@@ -154,7 +152,7 @@ def main() -> None:
                 f"{size:7} {case:21} extra {figures['extra_bytes'] / 2**20:7.1f} MiB "
                 f"({figures['extra_share']:7.2%}), {figures['seconds'] * 1000:7.1f} ms"
             )
-    save("checkpoint_memory", {"sizes": measured, "repeats": arguments.repeats, "vocab": VOCAB})
+    save("checkpoint_memory", {"sizes": measured, "repeats": arguments.repeats})
 
 
 if __name__ == "__main__":

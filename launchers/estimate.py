@@ -5,7 +5,7 @@ times the share of it that training reaches, the MFU. That share was measured on
 an H100, and is an assumption for all others; each estimate says on which of the two it rests. The
 vocabulary is taken at its ceiling. docs/launch.md has the sources of every number here.
 
-Not counted: looks at the validation split (a twentieth for tiny, nothing for large), the pause of a
+Not counted: looks at the validation split (a few hundredths for tiny), the pause of a
 checkpoint, clocks that fall in a hot case. Muon is counted as AdamW. Cost: no torch, no network.
 """
 

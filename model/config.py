@@ -131,7 +131,7 @@ def _require(holds: bool, key: str, value: object, allowed: str) -> None:
 SIZES = {
     "tiny": ModelConfig(layers=4, width=128, heads=4, feed_forward=512, context=256),
     "small": ModelConfig(layers=6, width=256, heads=8, feed_forward=1024, context=512),
-    # without biases: they are a twentieth of the time of a step on a GPU
+    # without biases: on a GPU each is one more pass over all gradients
     "medium": ModelConfig(
         layers=12, width=768, heads=12, feed_forward=3072, context=1024, bias=False
     ),

@@ -103,9 +103,8 @@ def make_reader(model: GPT, way: str) -> Reader:
 def quick_reader(model: GPT, tokens: int) -> tuple[Reader, str]:
     """The quickest reader for so many tokens, and what is wrong if one should have been quicker.
 
-    On a CPU that is the plain one: there the products take the time, not the asking for them, and
-    compiling every block makes some sizes a third faster and others a third slower. ``compiled`` is
-    never chosen: where it works, ``fused`` does, without half a minute of compiling.
+    On a CPU that is the plain one: there the products take the time, not the asking for them.
+    ``compiled`` is never chosen: where it works, ``fused`` does, without so much compiling.
     """
     if model.embedding.weight.device.type != "cuda" or tokens < _WORTH_IT:
         return Reader(model), ""
@@ -140,7 +139,7 @@ def _step(way: str, reader: Reader) -> Step:
         return fused_step(model, cache)
     block_step = _block_step
     if way == "compiled":
-        # one block at a time: all blocks share what is compiled, in a tenth of the time.
+        # one block at a time: all blocks share what is compiled.
         # Without the tuning inductor calls a matrix product that is made for matrices.
         block_step = torch.compile(
             _block_step,

@@ -35,7 +35,7 @@ class GPT(nn.Module):
     whether the backward pass computes a block's activations again instead of keeping them (Chen et
     al. 2016, arXiv:1604.06174): of each block stays its input alone, for a third more work.
     ``compiled`` says whether training runs through torch.compile: the same formulas in fewer passes
-    over memory, for some seconds before the first step. What is compiled are a few blocks, which
+    over memory, for half a minute before the first step. What is compiled are a few blocks, which
     serve for all, because blocks differ in their weights alone. All three are settings of the
     machine, not of the model: the same weights run in any. So is ``attend_in_one``.
     """

@@ -106,7 +106,7 @@ class Muon:
 
     A fused query-key-value matrix is treated as its three parts: orthogonalising them as one
     would tie their scales together. ``dtype`` is what orthogonalising multiplies in: bfloat16 is
-    exact enough for it, and twice as fast where the processor has it.
+    exact enough for it, and faster where the processor has it.
     """
 
     def __init__(

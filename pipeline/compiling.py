@@ -1,9 +1,9 @@
 """Whether training is compiled here, and why not where it does not.
 
-On a GPU by torch.compile: a block's many small passes over memory become few, which is worth a
-third to a half of the speed. It takes up to a minute before the first step. On a CPU torch.compile
-is worth nothing (bench/results), but attention of our own is (model/attention_fast.py); it takes
-some seconds, once on a machine.
+On a GPU by torch.compile: a block's many small passes over memory become few. It takes half a
+minute before the first step (21 and 26 s in bench/results/gpu-training.json). On a CPU
+torch.compile gave nanoGPT nothing (train_cpu.json there), but attention of our own is worth
+compiling (model/attention_fast.py); it takes some seconds, once on a machine.
 
 ``auto`` leaves short runs alone: what decides is the work of the whole recipe, not what is left of
 it, because a resumed run must compute as it began to, to the last bit.

@@ -7,7 +7,8 @@ backwards, until one does not fit. Two rules:
 * A tenth of the memory is left alone while trying. Looks at the validation split, memory in pieces
   and the user's own screen want some; what comes short all the same costs a step done twice.
 * Activation checkpointing costs a third more work, so ``auto`` does without where 4,096 tokens fit,
-  which keep most GPUs busy, or the whole batch. Else it is used if more sequences fit with it.
+  which should keep a GPU busy (a choice, not measured), or the whole batch. Else it is used if more
+  sequences fit with it.
 
 What was found is remembered in this machine's cache; not if something else holds memory of the GPU,
 which is no property of it. A lost or damaged memory costs a search. On a CPU there is nothing to

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 # Torch's threads wait for work without rest for some milliseconds, if nothing else was said before
-# it is loaded. They take the cores from whatever else has work: attention of ours, which is a sixth
-# faster without, and other programs. This is a tenth of a millisecond.
+# it is loaded. They take the cores from whatever else has work: attention of ours, other programs.
+# This is some tenth of a millisecond.
 REST = {"GOMP_SPINCOUNT": "10000"}
 # --precision's words for torch's types
 TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -157,9 +157,9 @@ def cpu_flags() -> frozenset[str]:
 def allow_tf32(device: "torch.device") -> None:
     """Let GPUs of capability 8.0 or newer multiply float32 matrices on their tensor cores.
 
-    They round what goes in to 10 bits behind the point and add up in float32: several times as
-    fast, and a little off. So fp32 on such a GPU differs from fp32 on an older one or a CPU in the
-    fourth digit of a product, not in the last; it is as repeatable as before on one kind of GPU.
+    They round what goes in to 10 bits behind the point and add up in float32. So fp32 on such a GPU
+    differs from fp32 on an older one or a CPU in the fourth digit of a product, not in the last; it
+    is as repeatable as before on one kind of GPU.
     """
     import torch
 
@@ -172,8 +172,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep what torch frees on a CPU, for the next tensor.
 
     Glibc gives large blocks back at once and asks for new ones, and the kernel clears each of
-    their pages again: 60,000 in a step of bench/train_cpu.py, and a twelfth of its time. Elsewhere
-    nothing is changed.
+    their pages again, in every step. Elsewhere nothing is changed.
     """
     # neither large blocks of their own, M_MMAP_MAX, nor ever smaller, M_TRIM_THRESHOLD
     with contextlib.suppress(AttributeError, OSError, TypeError):

@@ -11,7 +11,7 @@ from model.config import ModelConfig
 
 SPARE = 0.1  # of the device's memory is left alone
 CUDA = 1 << 29  # bytes that CUDA itself takes, roughly
-BUSY = 1 << 12  # tokens that are enough for a GPU
+BUSY = 1 << 12  # tokens that should be enough for a GPU: a choice, not measured
 SLICE = 512  # tokens whose logits the loss holds at a time, at least: model/loss.py
 
 Fits = Callable[[int, bool], bool]  # (sequences, recompute) -> do they fit?

@@ -3,8 +3,8 @@
 ``segments.json`` says which machine did which steps: one entry for each process that trained, and
 another from where it went back to after it had diverged. The
 lines of ``metrics.jsonl``, one a step, are kept by journal.py. No later stage reads either file,
-and their bytes differ however equal two runs are. Cost: some ten microseconds a step, and once a
-process up to a second for a peak that must be measured (peaks.py).
+and their bytes differ however equal two runs are. Cost: next to nothing in a step, and once a
+process up to two seconds for a peak that must be measured (peaks.py).
 """
 
 import math

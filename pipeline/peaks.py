@@ -2,7 +2,7 @@
 
 For known cards it is the makers' dense peak (cards.py). On anything else, CPUs included, large
 matrices are multiplied once a process and the best rate counts; such a peak is marked as measured,
-and is lower than a maker's figure would be. Cost: a second at most.
+and is lower than a maker's figure would be. Cost: two seconds at most.
 
 The model FLOP utilisation (MFU, Chowdhery et al. 2022, arXiv:2204.02311, appendix B) is then
 
