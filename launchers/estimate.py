@@ -1,12 +1,12 @@
 """How long a recipe takes on a card, whether it fits, and what it sends: arithmetic, before a run.
 
-Time is the recipe's tokens times the operations of one (cards.py), over the card's stated peak
-times the share of it that training reaches, the MFU. That share was measured on one kind of card,
-an H100, and is an assumption for all others; each estimate says on which of the two it rests. The
-vocabulary is taken at its ceiling. docs/launch.md has the sources of every number here.
+Time is the recipe's tokens times the operations of one (cards.py), and Muon's in each step, over
+the card's stated peak times the share of it that training reaches. That share was measured on one
+kind of card, an H100, and is an assumption for all others; each estimate says on which of the two
+it rests. The vocabulary is taken at its ceiling. docs/launch.md has the sources of every number.
 
 Not counted: looks at the validation split (a few hundredths for tiny), the pause of a
-checkpoint, clocks that fall in a hot case. Muon is counted as AdamW. Cost: no torch, no network.
+checkpoint, clocks that fall in a hot case. Cost: no torch, no network.
 """
 
 from dataclasses import dataclass
@@ -30,13 +30,16 @@ _WIDTHS = (256, 768, 1024)  # that were measured there
 _ASSUMED = {"H200": 0.41, "A100 SXM4": 0.45, "A100 PCIE": 0.45, "Tesla T4": 0.2, "L4": 0.2}
 _GEFORCE, _ELSE = 0.4, 0.3
 # narrower models keep a card less busy; of an H100 small reached 0.0375 (bench/results/gpu.json)
-_WIDE, _NARROWING = 768, 2.2
+_WIDE, _NARROWING = 768, 2.13
+# seconds that a step takes however little there is in it, because somebody must ask for its work:
+# small's with 16,384 tokens on an H100, the shortest that was seen
+_STEP = 0.0174
 _TEAM = 0.9  # of several cards' speeds together; assumed: no two have been tried
 _RECOMPUTING = 4 / 3  # the work of a step with activation checkpointing
 
 # operations a second of a CPU's core at 256 wide: bench/results/train_cpu.json, an EPYC's two
 _CORE = {"bf16": 146e9, "fp32": 81e9}
-_CORE_WIDE, _CORE_NARROWING = 256, 1.09  # tiny reached 68.5e9 in bf16: bench/results/tiny.json
+_CORE_WIDE, _CORE_NARROWING = 256, 0.86  # tiny reached 80.5e9 in bf16: bench/results/tiny.json
 
 # the other stages: bench/results/stdlib.json, two cores
 _STARTS = 20.0  # seconds that six stages take to begin
@@ -98,12 +101,16 @@ def on_gpu(
     micro_batch, recompute = _room(recipe, precision, memory or card.memory, gpus)
     share, measured = _share(card, recipe.model.width)
     reached = share * peak.flops * (gpus * _TEAM if gpus > 1 else 1)
+    reached /= _RECOMPUTING if recompute else 1
     measured = measured and gpus == 1 and not recompute
     basis = f"{100 * share:.2g} % of {peak.flops / 1e12:g} TFLOP/s in {precision}"
+    if _STEP * recipe.train.steps > operations(recipe) / reached:
+        basis, measured = f"{1000 * _STEP:.2g} ms a step", False
     return _estimate(
         recipe,
         corpus,
-        reached / (_RECOMPUTING if recompute else 1),
+        reached,
+        _STEP,
         fits="recomputing" if recompute else "yes" if micro_batch else "no",
         micro_batch=micro_batch,
         basis=f"{basis}, {'measured' if measured else 'assumed'}",
@@ -149,16 +156,23 @@ def _room(recipe: Recipe, precision: str, memory: float, gpus: int) -> tuple[int
     return choose(halves(-(-recipe.train.batch // gpus)), shape.context, "auto", fits)
 
 
-def _estimate(recipe: Recipe, corpus: int | None, reached: float, **told) -> Estimate:
-    """For a machine that does ``reached`` operations a second in training."""
-    speed = reached / flops_per_token(recipe.model, recipe.tokenizer.vocab_size)
+def _estimate(
+    recipe: Recipe, corpus: int | None, reached: float, step: float = 0.0, **told
+) -> Estimate:
+    """For a machine that does ``reached`` operations a second, and a step in ``step`` at best."""
+    training = max(operations(recipe) / reached, step * recipe.train.steps)
     others = _STARTS
     if corpus is not None:
         # three forward passes over the validation split: as much as training on it once
         validation = recipe.data.validation * corpus / _BYTES_A_TOKEN
-        others += corpus / _TEXT + validation / speed
-    training = None if told["fits"] == "no" else tokens(recipe) / speed
-    return Estimate(tokens_per_second=speed, training=training, others=others, **told)
+        others += corpus / _TEXT
+        others += validation * flops_per_token(recipe.model, recipe.tokenizer.vocab_size) / reached
+    return Estimate(
+        tokens_per_second=tokens(recipe) / training,
+        training=None if told["fits"] == "no" else training,
+        others=others,
+        **told,
+    )
 
 
 def tokens(recipe: Recipe) -> int:
@@ -172,7 +186,23 @@ def passes(recipe: Recipe, corpus: int) -> float:
 
 
 def operations(recipe: Recipe) -> float:
-    return float(tokens(recipe) * flops_per_token(recipe.model, recipe.tokenizer.vocab_size))
+    """Of the whole training, as the MFU counts them, and those of Muon besides."""
+    model = tokens(recipe) * flops_per_token(recipe.model, recipe.tokenizer.vocab_size)
+    return float(model + recipe.train.steps * _muon(recipe))
+
+
+def _muon(recipe: Recipe) -> int:
+    """Operations by which Muon orthogonalises, in a step: five times three products a matrix."""
+    if recipe.train.optimizer != "muon":
+        return 0
+    shape, total = recipe.model, 0
+    for side in (
+        *[shape.width] * 4,
+        *[shape.feed_forward] * 2,
+    ):  # queries, keys, values, out; up, down
+        short, long = sorted((shape.width, side))
+        total += 5 * (4 * short**2 * long + 2 * short**3)
+    return shape.layers * total
 
 
 # what is sent, and what the disk holds

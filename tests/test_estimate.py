@@ -49,15 +49,31 @@ def of(size: str, *settings: str) -> Recipe:
 
 def test_an_h100_is_as_fast_as_it_was():
     told = measured("gpu-training")
-    small = measured("gpu")["quality"]["segments"][0]
     for size, speed in (
-        ("small", small["tokens_per_second"]),
         ("medium", told["medium"]["ours"]["tokens_per_second"]),
         ("large", told["large"]["ours, before"]["tokens_per_second"]),
     ):
         found = on_gpu(of(size), "NVIDIA H100 80GB HBM3")
         assert found.tokens_per_second == pytest.approx(speed, rel=0.03), size
         assert found.measured and found.basis.endswith("of 989 TFLOP/s in bf16, measured")
+
+
+def test_a_step_takes_its_time_however_little_is_in_it():
+    small = measured("gpu")["quality"]
+    seen = of("small", f"train.steps={small['steps']}", "train.batch=32")
+    found = on_gpu(seen, "NVIDIA H100 80GB HBM3")
+    assert found.tokens_per_second == pytest.approx(small["tokens_per_second"], rel=0.03)
+    smaller = on_gpu(of("small"), "NVIDIA H100 80GB HBM3")
+    assert smaller.training == pytest.approx(8 * found.training, rel=0.03)
+    assert smaller.basis == "17 ms a step, assumed" and not smaller.measured
+
+
+def test_muon_has_its_share_of_a_small_step():
+    """As it was on two cores: bench/results/small.json."""
+    told = measured("small")["segments"][1]["tokens_per_second"]
+    found = on_cpu(of("small"), 2, "bf16").tokens_per_second
+    assert told < found < 1.3 * told
+    assert found < 0.75 * on_cpu(of("small", "train.optimizer=adamw"), 2, "bf16").tokens_per_second
 
 
 def test_nothing_else_is_called_measured():
@@ -73,13 +89,14 @@ def test_nothing_else_is_called_measured():
 def test_an_assumed_share_is_near_what_others_publish():
     """nanoGPT's README: 10.6 M parameters make 455,000 tokens a second on an A100."""
     shape = ["model.layers=6", "model.width=384", "model.heads=6", "model.feed_forward=1536"]
-    baby = of("small", *shape, "model.context=256", "tokenizer.vocab_size=258")
+    shape += ["model.context=256", "tokenizer.vocab_size=258"]
+    baby = of("small", *shape, "train.optimizer=adamw", "train.batch=64")
     assert on_gpu(baby, "A100 SXM4").tokens_per_second == pytest.approx(455_000, rel=0.1)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_two_cores_are_as_fast_as_they_were(precision):
-    six = of("tiny", *SIX, "model.context=256")
+    six = of("tiny", *SIX, "model.context=256", "train.optimizer=adamw")
     speed = measured("train_cpu")["rows"][f"ours {precision}"]["tokens_per_second"]
     assert on_cpu(six, 2, precision).tokens_per_second == pytest.approx(speed, rel=0.03)
 
