@@ -206,7 +206,9 @@ def test_a_run_is_stopped_from_elsewhere_and_goes_on(place, corpus):
 def test_nobody_is_there_to_be_stopped(finished, tmp_path):
     said = pipeline("stop", "--store", finished)
     assert said.code == 0 and said.out == ""
-    assert f"nobody works on this run on {finished}" in said.err
+    assert f"nobody works on {finished}" in said.err
+    told = pipeline("stop", "--store", finished, "--size", "tiny")
+    assert told.code == 0 and f"nobody works on this run on {finished}" in told.err
     assert pipeline("stop", "--store", finished, "--json").out == "[]\n"
     assert not (finished / "stop").exists()
 
@@ -219,6 +221,20 @@ def test_a_dead_owner_is_not_asked(tmp_path, corpus):
         Claim.take(engine.store, key, log.read(engine.store, key), beat.owner, body)
     remember(engine.store, engine.recipe)
     assert pipeline("stop", "--store", tmp_path / "store", "--json").out == "[]\n"
+
+
+def test_whoever_works_on_the_store_is_asked_whatever_ran_last(tmp_path, corpus):
+    engine = toy_engine(tmp_path / "store", corpus)
+    key, record = engine.plan()[0].key, engine.plan()[0].record
+    other = toy_engine(tmp_path / "store", corpus, "data.validation=0.3")
+    remember(engine.store, other.recipe)
+    with Beat(engine.store, key) as beat:
+        body = {"machine_id": beat_module.machine_id(), "record": record}
+        Claim.take(engine.store, key, log.read(engine.store, key), beat.owner, body)
+        words = ("stop", "--store", tmp_path / "store", "--json")
+        assert pipeline(*words, "--set", "data.validation=0.3").out == "[]\n"
+        (told,) = json.loads(pipeline(*words).out)
+        assert told["owner"] == beat.owner and told["stage"] == "prepare"
 
 
 def test_a_beat_tells_of_the_request_and_takes_it_away(tmp_path, corpus, monkeypatch):
@@ -262,8 +278,7 @@ def test_an_owner_that_has_just_gone_leaves_no_request(tmp_path, corpus, monkeyp
             ask_to_stop(store, owner, why)
 
         monkeypatch.setattr(verb, "ask_to_stop", too_late)
-        planned = engine.plan()[0]
-        assert verb._ask(engine, planned, "") == []
+        assert verb._ask(engine.store, key, "") == []
         assert engine.store.names("stop") == []
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from pipeline.cli.options import make_engine, recipe_options
+from pipeline.cli.presence import presence
 from pipeline.engine import log
 from pipeline.engine.engine import Engine, Planned
 from pipeline.journal import is_part, last_step
@@ -92,8 +93,12 @@ def _files(engine: Engine, train: Planned, after: int) -> list[Path]:
 
 
 def _follow(engine: Engine) -> Lines:
-    """Lines as checkpoints bring them, until there is a result."""
-    reached, seen = 0, tuple[log.Entry, ...]()
+    """Lines as checkpoints bring them, until there is a result.
+
+    Raises ValueError once the training has failed. While nobody works on it that is said, once, and
+    somebody is waited for.
+    """
+    reached, seen, said = 0, tuple[log.Entry, ...](), False
     while True:
         train = _train(engine)
         before, seen = seen, train.state.entries if train.state else ()
@@ -104,10 +109,23 @@ def _follow(engine: Engine) -> Lines:
             reached = line["step"]
         if train.result is not None:
             return
+        if train.state and (why := train.state.failure):
+            raise ValueError(f"the training has failed: {why}")
         while True:
+            if not said and not any(_worked_on(engine, stage) for stage in engine.plan()):
+                said = True
+                words = "nobody works on this run: waiting for somebody (Ctrl-C ends this)"
+                click.echo(words, err=True)
             time.sleep(_LOOK_EVERY[engine.store.remote is not None])
             if not train.key or len(log.read(engine.store, train.key).entries) > len(seen):
                 break
+
+
+def _worked_on(engine: Engine, planned: Planned) -> bool:
+    owner = planned.state.owner if planned.state else None
+    if owner is None or not planned.key:
+        return False
+    return presence(engine.store, planned.key, owner)["state"] != "interrupted"
 
 
 # showing

@@ -20,6 +20,7 @@ from pipeline.redact import redacted
 EXIT_INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: the same command goes on
 TWICE = 0.5  # seconds within which two signals are one: timeout(1) and others send each twice
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_HANGUP = getattr(signal, "SIGHUP", None)  # the terminal is gone; Windows has none
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch says it
 
 
@@ -27,7 +28,8 @@ OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch sa
 def signals(handle: Callable[[int, Any], None] | None = None) -> Iterator[None]:
     """Let ``handle`` have Ctrl-C and SIGTERM inside the block; whoever had them before has them
     again behind it, also if the block itself gives them to somebody."""
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    kept = _SIGNALS if _HANGUP is None else (*_SIGNALS, _HANGUP)
+    before = {number: signal.getsignal(number) for number in kept}
     try:
         for number in _SIGNALS if handle is not None else ():
             signal.signal(number, handle)
@@ -73,11 +75,22 @@ class Asked:
 
 
 def stop_on_signals() -> Callable[[], bool]:
-    """Ctrl-C and SIGTERM set a flag that the work looks at; a second Ctrl-C ends it at once."""
+    """Ctrl-C, SIGTERM and a terminal that goes away set a flag that the work looks at; a second
+    Ctrl-C ends it at once. Under nohup, which ignores that the terminal goes, it is ignored."""
     asked = Asked(twice=end_at_once)
     for number in _SIGNALS:
         signal.signal(number, asked.handle)
+    if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:
+        terminal = [number for number in range(3) if os.isatty(number)]
+        signal.signal(_HANGUP, lambda *told: (_without(terminal), asked.handle(*told)))
     return lambda: asked.times > 0
+
+
+def _without(terminal: list[int]) -> None:
+    """Say nothing more to a terminal that is gone: each word would be an error, and end us."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in terminal:
+        os.dup2(nowhere, number)
 
 
 def end_at_once() -> None:

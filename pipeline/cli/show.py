@@ -59,6 +59,8 @@ def describe(engine: Engine, planned: Planned) -> dict[str, Any]:
         told |= {"state": "to run", "why": f"blob {planned.missing[0][:12]} is missing"}
     elif state.owner is not None:
         told |= presence(engine.store, planned.key, state.owner)
+    elif (failure := state.failure) is not None:
+        told |= {"state": "failed", "why": failure}
     elif state.checkpoints or told["unsent_step"] is not None:
         told |= {"state": "interrupted"}
     if state.checkpoints:

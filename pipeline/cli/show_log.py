@@ -110,7 +110,8 @@ class _Teller:
         return ", ".join(words)
 
     def _release(self, body: dict[str, Any]) -> str:
-        words = f"released: {body.get('why', '')}" + self._did(", after")
+        word = "failed" if body.get("failed") else "released"
+        words = f"{word}: {body.get('why', '')}" + self._did(", after")
         self.owner = None
         return words
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import make_engine, recipe_options
+from pipeline.cli.options import make_engine, open_store, recipe_options
 from pipeline.cli.presence import presence
 from pipeline.engine import log
 from pipeline.engine.beat import BEAT_EVERY, REMOTE_EVERY, ask_to_stop, withdraw
-from pipeline.engine.engine import Engine, Planned
+from pipeline.store.store import Store
 
 
 @click.command()
@@ -17,7 +17,7 @@ from pipeline.engine.engine import Engine, Planned
 @click.option("--why", default="", help="What to tell whoever is stopped.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: who was asked.")
 def stop(why: str, as_json: bool, **options: Any) -> None:
-    """Ask whoever works on the last run to stop, on whatever machine.
+    """Ask whoever works on this store to stop, on whatever machine; with a recipe, on that alone.
 
     It saves all and ends with exit code 75, as on Ctrl-C; the next `pipeline run` goes on. A
     process that only follows another takes over then: ask again to stop that one, too.
@@ -26,14 +26,21 @@ def stop(why: str, as_json: bool, **options: Any) -> None:
     pipeline stop --store s3://bucket/run
     pipeline stop --why "the card is needed"
     """
-    engine = make_engine(**options)
-    asked = [told for planned in engine.plan() for told in _ask(engine, planned, why)]
+    told_which = any(value for name, value in options.items() if name not in ("store", "upstreams"))
+    if told_which:
+        engine = make_engine(**options)
+        store = engine.store
+        keys = [planned.key for planned in engine.plan() if planned.key]
+    else:
+        store = open_store(options["store"])
+        keys = log.keys(store)
+    asked = [told for key in keys for told in _ask(store, key, why)]
     if as_json:
         click.echo(json.dumps(asked))
         return
     if not asked:
-        click.echo(f"nobody works on this run on {engine.store.place}", err=True)
-    within = REMOTE_EVERY if engine.store.remote else BEAT_EVERY
+        click.echo(f"nobody works on {'this run on ' * told_which}{store.place}", err=True)
+    within = REMOTE_EVERY if store.remote else BEAT_EVERY
     for told in asked:
         click.echo(
             f"asked {told['owner']} ({told['where']}) to stop: {told['stage']} ends when its next "
@@ -41,19 +48,17 @@ def stop(why: str, as_json: bool, **options: Any) -> None:
         )
 
 
-def _ask(engine: Engine, planned: Planned, why: str) -> list[dict[str, Any]]:
-    """Ask the owner of a stage, if there is one that may be alive; whom, as JSON values."""
-    claim = planned.state.owner if planned.state else None
-    if claim is None or planned.key is None:
+def _ask(store: Store, key: str, why: str) -> list[dict[str, Any]]:
+    """Ask the owner of a key, if there is one that may be alive; whom, as JSON values."""
+    state = log.read(store, key)
+    if (claim := state.owner) is None:
         return []
-    told = presence(engine.store, planned.key, claim)
+    told = presence(store, key, claim)
     if told["state"] == "interrupted":
         return []
     owner = claim.body["owner"]
-    ask_to_stop(engine.store, owner, why)
-    if log.read(engine.store, planned.key).owner != claim:
-        withdraw(engine.store, owner)  # it has just ended: nobody else would remove the request
+    ask_to_stop(store, owner, why)
+    if log.read(store, key).owner != claim:
+        withdraw(store, owner)  # it has just ended: nobody else would remove the request
         return []
-    return [
-        {"stage": planned.stage.name, **{name: told[name] for name in ("owner", "where", "state")}}
-    ]
+    return [{"stage": state.stage, **{name: told[name] for name in ("owner", "where", "state")}}]

@@ -19,6 +19,7 @@ from pipeline.engine.courier import attend
 from pipeline.engine.log import Entry, State
 from pipeline.engine.session import Session
 from pipeline.engine.transfer import bring
+from pipeline.engine.unfinished import unfinished
 from pipeline.engine.work import Work
 from pipeline.errors import Interrupted, Lost
 from pipeline.hashing import file_digest
@@ -137,8 +138,8 @@ class Engine:
         for stage in STAGES:
             start = time.monotonic()
             planned = self._plan(stage, done, True, ui.fetching(stage.name, stopping))
-            # only now: a run whose data cannot be found is not worth remembering
-            remembered.remember(self.store, self.recipe)
+            if not done:  # only now: a run whose data cannot be found is not worth remembering
+                remembered.remember(self.store, self.recipe)
             ran = False
             if planned.result is None or planned.origin is not None:
                 planned, ran = self._bring_about(planned, Session(machine, ui, stopping))
@@ -206,6 +207,9 @@ class Engine:
         assert planned.record is not None and planned.key is not None and planned.state is not None
         stage, digests = planned.stage, planned.record["inputs"]
         work = Work(self.store, stage, planned.key, planned.state, session)
+        fresh = stage.name == "train" and not work.candidates
+        if fresh and (words := unfinished(self.store, planned.key, planned.record)):
+            session.ui.note(f"{stage.name}: {words}")
         report = session.counting(stage)
         paths = self.store.side_by_side(
             lambda name: self.store.blob(digests[name], report), stage.inputs

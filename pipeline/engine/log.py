@@ -82,6 +82,13 @@ class State:
         return (self.record or {}).get("stage", "a stage")
 
     @property
+    def failure(self) -> str | None:
+        """Why the last one to work on it has failed; None if nobody has, or somebody works now."""
+        last = next((e for e in reversed(self.entries) if e.kind == "claim"), None)
+        failed = self.owner is None and last is not None and last.body.get("failed")
+        return last.body["why"] if failed else None
+
+    @property
     def needed(self) -> set[str]:
         """The blobs that must stay: the result's or, before there is one, those to go on from.
 
@@ -222,7 +229,7 @@ class Claim:
             self._unsettled.append(data)
             raise
 
-    def release(self, why: str) -> bool:
+    def release(self, why: str, failed: bool = False) -> bool:
         """Give the work up for others to take. False if somebody has it already.
 
         A claim that is lost needs no release, and where it cannot be written others see that this
@@ -230,7 +237,8 @@ class Claim:
         """
         with contextlib.suppress(StoreError):
             try:
-                self.append("claim", {"owner": None, "why": why})
+                told = {"failed": True} if failed else {}
+                self.append("claim", {"owner": None, "why": why, **told})
             except Lost:
                 return False
         return True

@@ -164,7 +164,7 @@ class Work:
         with suppress(StoreError):
             if (left := self.courier.cancel()) is not None:
                 self._keep(left)
-        ours = self.claim.release(_why(error))
+        ours = self.claim.release(_why(error), failed=not isinstance(error, Interrupted))
         if not ours:
             if isinstance(error, Interrupted):
                 raise Interrupted("another process has taken over, and goes on") from error
@@ -323,10 +323,13 @@ class Work:
 
 
 def _why(error: BaseException) -> str:
-    """An error for the log, where others read it; of one that nobody need mend the kind alone."""
+    """An error for the log, where others read it: its kind, unless its words are made for people;
+    of one that nobody need mend the kind alone."""
     kind = type(error).__name__
     # redacted before it is cut: half a secret is not known as one
     first = "" if isinstance(error, Interrupted) else redacted(str(error)).partition("\n")[0]
+    if first and isinstance(error, ValueError | StoreError):
+        return first[:_LINE]
     return f"{kind}: {first[:_LINE]}" if first else kind
 
 

@@ -201,15 +201,16 @@ def explain(error: BaseException, root: Path, doing: str = "write to") -> StoreE
     if _is(error, errno.EFBIG):
         return StoreError(
             f"a file in the store {root} would be larger than files may be here (`ulimit -f`, or "
-            "its file system): raise that limit, or put the store elsewhere with --store. Nothing "
-            "is lost; the same command goes on"
+            "its file system): raise that limit, or put the store elsewhere with --store. What was "
+            "saved stays, and the same command goes on from it"
         )
     if is_full(error):
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(root).free / 2**20
             return StoreError(
                 f"no space left in the store {root} ({free:.0f} MiB free): free some, or put the "
-                "store elsewhere with --store. Nothing is lost; the same command goes on"
+                "store elsewhere with --store. What was saved stays, and the same command goes on "
+                "from it"
             )
     number = getattr(error, "errno", None)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
