@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import threading
 import time
 
 import pytest
-from commands import TOY, pipeline, start
+from commands import ROOT, TOY, pipeline, start
 from file_server import serving
 from pipelines import MACHINE, digests, local_store, run, toy_engine
 
@@ -80,7 +82,7 @@ def test_signals_cost_no_step(tmp_path, corpus):
     store, other, steps = tmp_path / "store", tmp_path / "other", "train.steps=1500"
     words = ["--data", corpus, *TOY, "--set", steps, "--checkpoint-steps", "20"]
     engine = toy_engine(store, corpus, steps)
-    for number, step in ((signal.SIGINT, 20), (signal.SIGTERM, 120)):
+    for number, step in ((signal.SIGINT, 20), (signal.SIGTERM, 120), (signal.SIGHUP, 220)):
         err, code = interrupted(number, step, engine, ["--store", store, *words])
         assert code == process_module.EXIT_INTERRUPTED == 75, err
         *_, last = err.splitlines()
@@ -95,6 +97,33 @@ def test_signals_cost_no_step(tmp_path, corpus):
     assert pipeline("run", "--store", store, *words).code == 0
     assert pipeline("run", "--store", other, *words).code == 0
     assert digests(engine) == digests(toy_engine(other, corpus, steps))
+
+
+def test_a_terminal_that_goes_away_costs_no_step(tmp_path, corpus):
+    """The kernel tells it of that, and each word that it says from there on is an error."""
+    steps = "train.steps=100000"
+    engine, words = toy_engine(tmp_path / "store", corpus, steps), [*TOY, "--set", steps]
+    words = ["run", "--store", tmp_path / "store", "--data", corpus, *words]
+    child, terminal = pty.fork()
+    if not child:
+        source = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
+        source += "; from pipeline.cli.main import main; main()"
+        os.execv(sys.executable, [sys.executable, "-c", source, *map(str, words)])
+    while not (state := engine.plan()[3].state) or len(state.checkpoints) < 2:
+        select.select([terminal], [], [], 0.05)[0] and os.read(terminal, 1 << 16)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == process_module.EXIT_INTERRUPTED
+    entries = log.read(engine.store, engine.plan()[3].key).entries
+    assert entries[-1].body["why"] == "Interrupted"
+
+
+def test_a_terminal_that_goes_away_is_no_matter_under_nohup():
+    source = "import os, signal\nfrom pipeline.cli.process import stop_on_signals\n"
+    source += "stopping = stop_on_signals(); os.kill(os.getpid(), signal.SIGHUP); print(stopping())"
+    told = subprocess.run(
+        ["nohup", sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True
+    )
+    assert told.stdout == "False\n", told.stderr
 
 
 def test_a_second_ctrl_c_ends_at_once_but_one_that_is_sent_twice_does_not(monkeypatch):
