@@ -90,7 +90,7 @@ class TrainConfig:
     warmup: int = 100  # steps of linear warm-up
     schedule: str = "cosine"  # or "linear": constant, then straight down over `decay` of the steps
     decay: float = 0.6  # share of the steps that the linear schedule falls over
-    final_lr: float = 0.1  # the last learning rate, as a share of the peak
+    final_lr: float = 0.1  # where the rate would be a step behind the last, as a share of the peak
     ema: float = 0.0  # decay of the running mean of the weights, which is then the result; 0: none
     clip: float = 1.0  # largest global gradient norm; 0 switches clipping off
     eval_every: int = 250  # steps between looks at the validation split

@@ -76,12 +76,11 @@ class Loop:
         # under another name than in a checkpoint, which takes its files away
         self.best = context.out / "best.kept"
         self.way_back = WayBack(context.out / "back", context.earlier)
-        self.saved_at = self.started_at = time.monotonic()
+        self.saved_at = time.monotonic()
         self.journal = Journal(context.out / "metrics.kept", context.restored or {})
         if context.restored:
             self._restore(context.restored)
             self.way_back.here(trainer.step, context.restored)
-        self.started_from = trainer.step
         self.meter = Meter(trainer, self.train.batch * trainer.model.config.context)
         self.segment = Segment(trainer, self.meter)
 
@@ -105,6 +104,7 @@ class Loop:
             self._look(step)
         if self.read is None:  # something must be shown
             self._settle()
+        self.meter.lap(step)
         self._show(step)
         self.context.needs("step", time.monotonic() - began)
         stopping = self.context.stopping()
@@ -121,7 +121,6 @@ class Loop:
             return
         judge(report, self.trainer.model.vocab_size)
         self.losses.append(report.loss)
-        self.meter.lap(report.step)
         self.read = report
         self.journal.add(
             {
@@ -160,13 +159,7 @@ class Loop:
 
     def _show(self, step: int) -> None:
         assert self.read is not None
-        elapsed = time.monotonic() - self.started_at
-        tokens = self.train.batch * self.trainer.model.config.context
-        shown = {
-            "loss": f"{self.read.loss:.4f}",
-            "tokens/s": f"{(step - self.started_from) * tokens / elapsed:,.0f}",
-            **self.meter.shown(),
-        }
+        shown = {"loss": f"{self.read.loss:.4f}", **self.meter.shown()}
         if self.looks:
             loss = self.looks[-1]["loss"]
             shown["validation perplexity"] = f"{np.exp(loss):.2f}"
@@ -175,10 +168,16 @@ class Loop:
         self.context.show(step, self.train.steps, "steps", shown)
 
     def _next(self, step: int) -> str:
-        look = (step // self.train.eval_every + 1) * self.train.eval_every
-        wait = self.context.machine.checkpoint_seconds - (time.monotonic() - self.saved_at)
-        then = f"validation at step {look}" if look < self.train.steps else "evaluate"
-        return f"checkpoint in {max(0, wait):.0f} s, {then}"
+        if step == self.train.steps:
+            return "evaluate"
+        machine = self.context.machine
+        wait = max(0.0, machine.checkpoint_seconds - (time.monotonic() - self.saved_at))
+        saved = f"checkpoint in {wait:.0f} s"
+        if (often := machine.checkpoint_steps) and (at := _next_of(step, often)) < self.train.steps:
+            saved = f"checkpoint at step {at:,} or in {wait:.0f} s"
+        look = _next_of(step, self.train.eval_every)
+        then = f"validation at step {look:,}" if look < self.train.steps else "evaluate"
+        return f"{saved}, {then}"
 
     def _tell_events(self) -> None:
         """Say what the trainer had to change on its way, each once."""
@@ -274,13 +273,13 @@ class Loop:
         # others may have gone further down before they left what this one goes back to
         factor = min(factor, self.trainer.lr_factor)
         self.trainer.lr_factor, self.late, self.read = factor, None, None
-        step = self.started_from = self.trainer.step
+        step = self.trainer.step
         self.context.went_back(step)
         line = {"step": step, "back_from": diverged.step, "loss": number(diverged.loss)}
         returns = self.journal.back(files, {**line, "peak": factor})
         self.meter.restart(step)
         self.segment = Segment(self.trainer, self.meter, returns)
-        self.saved_at = self.started_at = time.monotonic()
+        self.saved_at = time.monotonic()
         self.context.note(
             f"{diverged.words} at step {diverged.step:,}: back to step {step:,}, and on with "
             f"{factor:g} of the recipe's learning rate"
@@ -310,9 +309,7 @@ class Loop:
         self.journal.finish(out / "metrics.jsonl")
         self.best.unlink()
         self.way_back.end()
-        model, elapsed = self.trainer.model, time.monotonic() - self.started_at
-        steps = self.trainer.step - self.started_from
-        tokens = self.train.batch * model.config.context
+        model = self.trainer.model
         best = min(self.looks, key=lambda look: look["loss"])
         return {
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -321,13 +318,25 @@ class Loop:
             "validation_loss": self.looks[-1]["loss"],
             "best_step": best["step"],
             "best_validation_loss": best["loss"],
-            "tokens_per_second": round(steps * tokens / elapsed) if steps else None,
+            "tokens_per_second": _mean_speed(segments),
             "device": str(self.trainer.device),
             "precision": type_name(model.compute_dtype),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "segments": segments,
         }
+
+
+def _next_of(step: int, every: int) -> int:
+    """The next step behind this one that is a multiple."""
+    return (step // every + 1) * every
+
+
+def _mean_speed(segments: list[dict[str, Any]]) -> int | None:
+    """Tokens a second of a whole run, whoever computed its parts."""
+    speeds = [(each["to"] - each["from"] + 1, each["tokens_per_second"]) for each in segments]
+    seconds = sum(steps / speed for steps, speed in speeds if speed)
+    return round(sum(steps for steps, _ in speeds) / seconds) if seconds else None
 
 
 def _write_segments(segments: list[dict[str, Any]], path: Path) -> None:

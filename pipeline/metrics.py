@@ -44,15 +44,21 @@ class Meter:
         self.peak = peaks.known(self.device, self.dtype)
         self.started = self.marked = time.monotonic()
         self.first: int | None = None  # the step at the last mark
+        self.unmarked = 2  # steps before the first mark
         self.speed: float | None = None
         self.early = True  # no second has passed yet
         self.memory = memory(self.device)
 
     def lap(self, step: int) -> None:
-        """A step is done: measure anew if a second has passed."""
+        """A step was asked for and the one before is done: measure anew if a second has passed.
+
+        The first may have been compiled, and was waited for; from the second on it is one a lap.
+        """
         now = time.monotonic()
-        if self.first is None:  # it may have been compiled: no step to tell a speed by
-            self.restart(step)
+        if self.first is None:
+            self.unmarked -= 1
+            if not self.unmarked:
+                self.restart(step)
         elif (whole := now - self.marked >= _WINDOW) or self.early:
             self.speed = (step - self.first) * self.tokens / max(now - self.marked, 1e-9)
             self.memory = memory(self.device)
@@ -83,10 +89,12 @@ class Meter:
 
     def shown(self) -> dict[str, str]:
         """What the line of progress says."""
+        told = {} if self.speed is None else {"tokens/s": f"{self.speed:,.0f}"}
         utilisation = self.utilisation(self.speed)
         if utilisation is None or self.peak is None:
-            return {}
-        return {"MFU": f"{utilisation:.1%}" + (" of a measured peak" if self.peak.measured else "")}
+            return told
+        measured = " of a measured peak" if self.peak.measured else ""
+        return told | {"MFU": f"{utilisation:.1%}{measured}"}
 
 
 def memory(device: torch.device) -> int | None:
@@ -140,6 +148,9 @@ class Segment:
                 "precision": type_name(trainer.model.compute_dtype),
                 "compiled": trainer.model.compiled or trainer.model.attends_in_one,
                 "micro_batch": trainer.micro_batch,
+                "activation_checkpointing": trainer.model.recompute,
+                "sharded": trainer.team.sharded,
+                "deterministic": torch.are_deterministic_algorithms_enabled(),
                 "world_size": self.meter.devices,
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,

@@ -21,12 +21,17 @@ from pipeline.team import together
 def opening(trainer: Trainer, asked: Machine, tokens: int) -> Iterator[str]:
     """Lines for people; ``asked``: what they said of the machine, ``tokens``: of the text."""
     yield _computing(trainer)
+    if asked.micro_batch > trainer.most_slots:
+        yield (
+            f"--micro-batch {asked.micro_batch:,} is more than there is to do at once: "
+            f"{trainer.most_slots:,} sequences"
+        )
     if unused := _unused(trainer, asked):
         yield unused
     train, context = trainer.train, trainer.model.config.context
     if train.batch < trainer.team.size:
         yield f"a step has {train.batch} sequences: so many processes train, and the others wait"
-    if train.warmup >= train.steps:
+    if train.warmup > train.steps:
         yield (
             f"train.warmup is {train.warmup:,} steps, and the run has {train.steps:,}: the rate "
             "never reaches its peak"
@@ -51,6 +56,8 @@ def _computing(trainer: Trainer) -> str:
         *["compiled"] * (model.compiled or model.attends_in_one),
         f"micro-batch {trainer.micro_batch}",
         *["activation checkpointing"] * model.recompute,
+        *["weights shared out"] * team.sharded,
+        *["deterministic"] * torch.are_deterministic_algorithms_enabled(),
     ]
     return ", ".join(words)
 

@@ -34,7 +34,7 @@ def finished(tmp_path_factory, corpus):
 
 
 def ran(report) -> list[str]:
-    return [planned.stage.name for planned, here, _ in report if here]
+    return [planned.stage.name for planned, here in report if here]
 
 
 def planned(engine, name):

@@ -18,7 +18,7 @@ from pipelines import run, toy_engine
 from model.config import SIZES
 from model.gpt import GPT
 from model.parallel import Team
-from model.trainer import StepReport
+from model.trainer import StepReport, Trainer
 from pipeline import journal, metrics, peaks
 from pipeline.cards import flops_per_token, listed
 from pipeline.divergence import Diverged
@@ -274,8 +274,8 @@ def test_a_speed_is_that_of_the_last_second(clock):
         clock.now += 0.1001 if step <= 20 else 0.05005
         meter.lap(step)
         speeds.append(meter.values()["tokens_per_second"])
-    assert speeds[0] is None, "what came before it is not known"
-    assert speeds[1] == pytest.approx(999, abs=2)
+    assert speeds[:2] == [None, None], "the first was waited for, and of the second the start"
+    assert speeds[2] == pytest.approx(999, abs=2)
     assert speeds[19] == pytest.approx(999, abs=2)
     assert speeds[59] == pytest.approx(1998, abs=4)
 
@@ -285,23 +285,40 @@ def test_a_peak_is_measured_when_a_run_lasts(clock):
     for step in range(1, 9):
         clock.now += 1.0
         meter.lap(step)
-    assert meter.values()["mfu"] is None and meter.shown() == {}
+    assert meter.values()["mfu"] is None and meter.shown() == {"tokens/s": "100"}
     for step in range(9, 13):
         clock.now += 1.0
         meter.lap(step)
         assert meter.values()["tokens_per_second"] == 100
     expected = 100 * flops_per_token(SIZES["tiny"], 1000) / 1e9
     assert meter.values()["mfu"] == pytest.approx(expected, rel=1e-3)
-    assert meter.shown() == {"MFU": f"{expected:.1%} of a measured peak"}
+    assert meter.shown() == {"tokens/s": "100", "MFU": f"{expected:.1%} of a measured peak"}
 
 
 def test_a_listed_peak_is_there_from_the_start(clock, monkeypatch):
     monkeypatch.setattr(peaks, "known", lambda *_: peaks.Peak(1e9, False))
     meter = Meter(Trained(), 100)
-    for step in (1, 2):
+    for step in (1, 2, 3):
         clock.now += 1.0
         meter.lap(step)
     assert meter.shown()["MFU"].endswith("%")
+
+
+def test_the_speed_of_a_run_is_right_from_its_first_steps(clock, tmp_path, corpus, monkeypatch):
+    """What a step has measured is read a step late, and its time is not."""
+    engine, step = toy_engine(tmp_path / "store", corpus), Trainer.run_step
+
+    def slow(trainer):
+        clock.now += 0.25
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "run_step", slow)
+    run(engine)
+    lines = pipeline("metrics", "--store", tmp_path / "store", "--json").out.splitlines()
+    told = [json.loads(line) for line in lines]
+    speeds = [line["tokens_per_second"] for line in told if "lr" in line]
+    batch = engine.recipe.train.batch * engine.recipe.model.context
+    assert speeds[:2] == [None, None] and set(speeds[2:]) == {4 * batch}
 
 
 # the verb

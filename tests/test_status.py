@@ -255,6 +255,9 @@ def test_a_part_in_words():
         "24,000 tokens/s in 1:15, MFU 31.0% of a measured peak"
     )
     assert ", 2 processes, compiled, micro-batch 8, " in segment(PART | {"compiled": True})
+    more = dict.fromkeys(("sharded", "deterministic", "activation_checkpointing"), True)
+    words = ", 2 processes, sharded, deterministic, micro-batch 8, activation checkpointing, "
+    assert words in segment(PART | more)
 
 
 # the story of a log

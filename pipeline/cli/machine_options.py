@@ -70,7 +70,7 @@ _THREADS = click.option(
     "--threads",
     type=click.IntRange(0, 1024),
     default=0,
-    help="CPU threads; 0 leaves the choice to torch.",
+    help="CPU threads of each process; 0 leaves the choice to torch, or divides the cores.",
 )
 _STAGES = (
     click.option(

@@ -75,9 +75,9 @@ def run(stage: str, stop_after: float | None, dry_run: bool, as_json: bool, **op
     finally:
         ui.close()
     if as_json:
-        click.echo(json.dumps(show.status(engine, [planned for planned, _, _ in report])))
+        click.echo(json.dumps(show.status(engine, [planned for planned, _ in report])))
         return
-    if not any(ran for _, ran, _ in report):
+    if not any(ran for _, ran in report):
         ui.say("nothing to do: every stage has its result")
     ui.say("\n" + show.summary(engine, report))
 

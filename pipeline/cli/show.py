@@ -157,23 +157,22 @@ def metrics_line(metrics: dict[str, Any]) -> str:
     )
 
 
-def summary(engine: Engine, report: list[tuple[Planned, bool, float]]) -> str:
+def summary(engine: Engine, report: list[tuple[Planned, bool]]) -> str:
     """What a run ends with: a table of its stages, the metrics, the samples, the paths."""
     rows = []
-    for planned, ran, seconds in report:
+    for planned, ran in report:
         assert planned.result is not None
-        took = seconds if ran else planned.result.body["seconds"]
         rows.append(
             (
                 planned.stage.name,
                 "done" if ran else "cached",
-                human_seconds(took),
+                human_seconds(planned.result.body["seconds"]),
                 human_bytes(size_of(planned.result)),
                 _detail({"state": "done", **planned.result.body["metrics"]}),
             )
         )
     parts = [table(("stage", "", "time", "size", ""), rows)]
-    by_name = {planned.stage.name: planned for planned, _, _ in report}
+    by_name = {planned.stage.name: planned for planned, _ in report}
     if "sample" in by_name:
         parts.append(samples_text(load_json(engine, by_name["sample"], "samples.json")))
     if "train" in by_name:

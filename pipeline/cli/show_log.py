@@ -37,9 +37,12 @@ def segment(told: dict[str, Any]) -> str:
         parts.append(f"threads {told['threads']}")
     if told["world_size"] > 1:
         parts.append(f"{told['world_size']} processes")
-    if told.get("compiled"):  # older runs did not say
-        parts.append("compiled")
+    for name in ("compiled", "sharded", "deterministic"):
+        if told.get(name):  # older runs did not say
+            parts.append(name)
     parts.append(f"micro-batch {told['micro_batch']}")
+    if told.get("activation_checkpointing"):
+        parts.append("activation checkpointing")
     parts.append(f"{told['tokens_per_second']:,} tokens/s in {human_seconds(told['seconds'])}")
     if told["mfu"] is not None:
         measured = " of a measured peak" if told["peak_measured"] else ""

@@ -123,8 +123,8 @@ class Engine:
 
     def run(
         self, upto: str, machine: Machine, ui: Ui, stopping: Callable[[], bool]
-    ) -> list[tuple[Planned, bool, float]]:
-        """Bring every stage up to ``upto`` to a result; returns (stage, ran here, seconds) of each.
+    ) -> list[tuple[Planned, bool]]:
+        """Bring every stage up to ``upto`` to a result; returns each, and whether it ran here.
 
         Raises Interrupted when ``stopping()`` becomes true, ValueError for what the user can mend.
         """
@@ -136,7 +136,6 @@ class Engine:
         done: dict[str, Planned] = {}
         report = []
         for stage in STAGES:
-            start = time.monotonic()
             planned = self._plan(stage, done, True, ui.fetching(stage.name, stopping))
             if not done:  # only now: a run whose data cannot be found is not worth remembering
                 remembered.remember(self.store, self.recipe)
@@ -144,7 +143,7 @@ class Engine:
             if planned.result is None or planned.origin is not None:
                 planned, ran = self._bring_about(planned, Session(machine, ui, stopping))
             done[stage.name] = planned
-            report.append((planned, ran, time.monotonic() - start))
+            report.append((planned, ran))
             ui.stage_done(planned, ran)
             if stage.name == upto:
                 break

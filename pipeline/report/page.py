@@ -116,10 +116,14 @@ def training(facts: Facts) -> Html:
         rows["last validation loss"] = f"{looks[-1]['loss']:.4f}"
         rows["best validation loss"] = f"{best['loss']:.4f} at step {best['step']:,}"
     if trained := facts.metrics("train"):
-        rows["computed on"] = (
-            f"{trained['device']} in {trained['precision']}, CPU threads {trained['threads']}, "
-            f"torch {trained['torch']}"
+        parts = trained["segments"]
+        rows["computed on"] = ", then ".join(
+            dict.fromkeys(f"{part['device']} in {part['precision']}" for part in parts)
         )
+        if returns := sum(part["rollbacks"] for part in parts):
+            rows["returns after divergence"] = (
+                f"{returns}, each to a checkpoint and on with half the learning rate"
+            )
         if speed := trained["tokens_per_second"]:
             rows["speed"] = f"{speed:,} tokens per second"
     return tag(
