@@ -41,7 +41,8 @@ _RECOMPUTING = 4 / 3  # the work of a step with activation checkpointing
 _CORE = {"bf16": 146e9, "fp32": 81e9}
 _CORE_WIDE, _CORE_NARROWING = 256, 0.86  # tiny reached 80.5e9 in bf16: bench/results/tiny.json
 
-# the other stages: bench/results/stdlib.json, two cores
+# the other stages, assumed: two cores were ten times as fast, but had compiled before, and the text
+# on their disk (bench/results/stdlib.json)
 _STARTS = 20.0  # seconds that six stages take to begin
 _TEXT = 2e6  # bytes of text a second, through prepare, tokenizer and encode
 _BYTES_A_TOKEN = 2.5

@@ -17,9 +17,12 @@ from pipeline.preflight import judge_driver
 from pipeline.recipe import MANY
 from pipeline.team import together
 
+FEW = 1000  # tokens; what each costs differs by some nats, so the mean of so many by a tenth
 
-def opening(trainer: Trainer, asked: Machine, tokens: int) -> Iterator[str]:
-    """Lines for people; ``asked``: what they said of the machine, ``tokens``: of the text."""
+
+def opening(trainer: Trainer, asked: Machine, tokens: int, validation: int) -> Iterator[str]:
+    """Lines for people; ``asked``: what they said of the machine, ``tokens``: of the text that is
+    trained on, ``validation``: of the text that is held out."""
     yield _computing(trainer)
     if asked.micro_batch > trainer.most_slots:
         yield (
@@ -35,6 +38,11 @@ def opening(trainer: Trainer, asked: Machine, tokens: int) -> Iterator[str]:
         yield (
             f"train.warmup is {train.warmup:,} steps, and the run has {train.steps:,}: the rate "
             "never reaches its peak"
+        )
+    if validation < FEW:
+        yield (
+            f"the validation split has {validation:,} tokens: too few for its figures to mean much "
+            "(more text, or a larger data.validation)"
         )
     passes = train.steps * train.batch * context / tokens
     if passes > MANY:

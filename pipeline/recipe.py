@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import SIZES, ModelConfig, TrainConfig
+from pipeline.machine import Machine
 
 RECIPES = Path(__file__).parent / "recipes"
 NAMED = ("classic",)  # those in it that are no size's
@@ -123,6 +124,9 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
+# options of the command line that people look for in the recipe
+_OF_THE_MACHINE = {item.name for item in dataclasses.fields(Machine)} - {"checkpoint_seconds"}
+
 _SECTIONS = {
     "data": DataConfig,
     "tokenizer": TokenizerConfig,
@@ -158,7 +162,14 @@ def load(
         tree["data"]["source"] = data
     for setting in settings:
         _set(tree, setting)
-    return from_tree({"size": size, **tree})
+    try:
+        return from_tree({"size": size, **tree})
+    except ValueError as error:
+        section, _, rest = str(error).partition(".")
+        values = laid_over.get(section)
+        if isinstance(values, dict) and rest.split(" ")[0] in values:
+            raise ValueError(f"{file}: {error}") from None
+        raise
 
 
 def changed(base: Recipe, settings: Iterable[str]) -> Recipe:
@@ -197,7 +208,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _merge(tree: dict[str, dict[str, Any]], given: dict[str, Any], origin: str) -> None:
     for section, values in given.items():
         if not isinstance(values, dict):
-            raise ValueError(f"{origin}: {section} must be a section, such as [train]")
+            near = None if section in _SECTIONS else _nearest("", section, _keys())
+            if near is None:
+                raise ValueError(f"{origin}: {section} must be a section, such as [train]")
+            raise ValueError(f"{origin}: {section} must stand in a section: did you mean {near}?")
         for name, value in values.items():
             try:
                 tree_section, item = _field(f"{section}.{name}")
@@ -218,16 +232,22 @@ def _set(tree: dict[str, dict[str, Any]], setting: str) -> None:
     tree[section][item.name] = _checked(key, item, value)
 
 
-def _field(key: str) -> tuple[str, dataclasses.Field]:
-    known = {
+def _keys() -> dict[str, tuple[str, dataclasses.Field]]:
+    return {
         f"{section}.{item.name}": (section, item)
         for section, kind in _SECTIONS.items()
         for item in dataclasses.fields(kind)
     }
+
+
+def _field(key: str) -> tuple[str, dataclasses.Field]:
+    known = _keys()
     if key in known:
         return known[key]
     section, _, name = key.rpartition(".")
-    if near := _nearest(section, name, list(known)):
+    if name in _OF_THE_MACHINE:
+        hint = f"it is no matter of the recipe but of the machine: --{name.replace('_', '-')}"
+    elif near := _nearest(section, name, known):
         hint = f"did you mean {near}?"
     elif section in _SECTIONS:
         names = (item.name for item in dataclasses.fields(_SECTIONS[section]))
@@ -237,9 +257,9 @@ def _field(key: str) -> tuple[str, dataclasses.Field]:
     raise ValueError(f"unknown setting {key!r}: {hint}")
 
 
-def _nearest(section: str, name: str, known: list[str]) -> str | None:
+def _nearest(section: str, name: str, known: Iterable[str]) -> str | None:
     """The key that may have been meant: the name in another section, or one like it in this."""
-    inside = [full for full in known if full.startswith(f"{section}.")] or known
+    inside = [full for full in known if full.startswith(f"{section}.")] or list(known)
     names = [full.partition(".")[2] for full in inside]
     like = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     found = [full for full in known if full.endswith(f".{name}")] or [

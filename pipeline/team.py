@@ -271,10 +271,11 @@ def settled(machine: Machine, size: int, recipe: Recipe, vocab_size: int) -> Mac
         needed = BYTES * recipe.model.parameters(vocab_size)
         sharding = "on" if memory and needed > ROOM * memory else "off"
     if sharding == "on" and (batch := recipe.train.batch) % size:
-        nearest = max(1, batch // size) * size
+        fewer = max(count for count in range(1, size) if batch % count == 0)
         raise ValueError(
             f"train.batch is {batch}, and where processes share the weights out (--sharding) it "
-            f"must be a multiple of them: --set train.batch={nearest}, or another --processes"
+            f"must be a multiple of them: --processes {fewer}, or another train.batch, which "
+            "begins a new run"
         )
     threads = machine.threads
     if device.type == "cpu":

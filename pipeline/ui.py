@@ -153,6 +153,7 @@ class LiveUi(Ui):
         self, stage: str, done: float, total: float | None, unit: str, shown: dict[str, str]
     ) -> None:
         from rich.console import Group
+        from rich.padding import Padding
         from rich.text import Text
 
         if self.live is None:
@@ -167,7 +168,9 @@ class LiveUi(Ui):
         )
         upcoming = {"next": shown["next"]} if "next" in shown else {}
         now = {name: value for name, value in shown.items() if name not in upcoming}
-        details = [Text(f"  {self.details(part)}", style="dim") for part in (now, upcoming) if part]
+        texts = [Text(self.details(part), style="dim") for part in (now, upcoming) if part]
+        # what is too long for the terminal goes on below, as far in
+        details = [Padding(text, (0, 0, 0, 2)) for text in texts]
         self.live.update(Group(self.bar, *details))
 
     def _open(self) -> None:

@@ -252,7 +252,7 @@ def test_generate_goes_on_from_any_prompt(finished, prompt):
 def test_writing_without_a_model_says_what_to_run(tmp_path, words):
     told = pipeline(*words, "--store", tmp_path / "s")
     assert told.code == 1 and told.out == ""
-    assert told.err.endswith("has no result yet: run `pipeline run` first\n")
+    assert told.err.endswith("run `pipeline run` first\n")
 
 
 def test_the_store_of_the_environment(finished, monkeypatch):

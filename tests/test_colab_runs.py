@@ -22,7 +22,7 @@ from pipeline.engine.needed import needed_by
 from pipeline.store.places import open_store
 
 NAME = "ignite-tiny-c01ab0"
-STEPS = 100
+STEPS = 400  # enough that a copy falls into training on a busy machine
 LONG = (f"train.steps={STEPS}",)
 
 

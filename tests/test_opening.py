@@ -32,8 +32,18 @@ def on_gpu(monkeypatch):
     return run
 
 
-def told(run: Trainer, tokens: int = MUCH, **asked) -> list[str]:
-    return list(opening(run, Machine(**asked), tokens))
+def told(run: Trainer, tokens: int = MUCH, validation: int = MUCH, **asked) -> list[str]:
+    return list(opening(run, Machine(**asked), tokens, validation))
+
+
+def test_a_validation_split_that_means_nothing():
+    (line,) = told(trainer(), device="cpu", validation=999)[1:]
+    assert line.startswith("the validation split has 999 tokens: too few")
+
+
+def test_more_at_once_than_there_is():
+    (line,) = told(trainer(), device="cpu", micro_batch=1000)[1:]
+    assert line.startswith("--micro-batch 1,000 is more than there is to do at once: ")
 
 
 def test_on_a_cpu():

@@ -213,7 +213,7 @@ def test_under_torchrun(tmp_path, corpus):
         (["--sharding", "on"], "one process has nothing to share out. Add --processes"),
         (
             ["--processes", "3", "--sharding", "on"],
-            "must be a multiple of them: --set train.batch=3",
+            "must be a multiple of them: --processes 2, or another train.batch",
         ),
     ],
 )

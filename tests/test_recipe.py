@@ -112,6 +112,8 @@ def test_how_a_setting_is_read(setting, value):
         ("train.lr_rate=1", "unknown setting 'train.lr_rate': train has steps, batch, lr, "),
         ("train.batch_size=1", "unknown setting 'train.batch_size': did you mean train.batch?"),
         ("lr=1", "unknown setting 'lr': did you mean train.lr?"),
+        ("train.micro_batch=1", "no matter of the recipe but of the machine: --micro-batch"),
+        ("device=cpu", "no matter of the recipe but of the machine: --device"),
         ("vocab_size=1", "unknown setting 'vocab_size': did you mean tokenizer.vocab_size?"),
         ("evaluate.zzz=1", "unknown setting 'evaluate.zzz': evaluate has weights"),
         (
@@ -191,6 +193,8 @@ def test_a_mistake_is_answered_with_key_value_and_what_is_allowed(setting, words
     ("text", "words"),
     [
         ("[train]\nsteps = 'x'", "own.toml: train.steps = 'x': it must be a whole number"),
+        ("steps = 5", "own.toml: steps must stand in a section: did you mean train.steps?"),
+        ("[train]\nsteps = -5", "own.toml: train.steps = -5 is out of range"),
         ("[train]\nstep = 5", "own.toml: unknown setting 'train.step': did you mean train.steps?"),
         ("[modle]\nlayers = 5", "own.toml: unknown setting 'modle.layers': did you mean model.la"),
         ("train = 5", "own.toml: train must be a section, such as [train]"),

@@ -68,9 +68,10 @@ _TRAINING = (
 )
 _THREADS = click.option(
     "--threads",
-    type=click.IntRange(0, 1024),
-    default=0,
-    help="CPU threads of each process; 0 leaves the choice to torch, or divides the cores.",
+    type=_AutoOr(0, 1024),
+    default="auto",
+    metavar="N",
+    help="CPU threads of each process; auto: as many as there are cores, shared out.",
 )
 _STAGES = (
     click.option(

@@ -65,6 +65,7 @@ def describe(engine: Engine, planned: Planned) -> dict[str, Any]:
         told |= {"state": "interrupted"}
     if state.checkpoints:
         told |= {"checkpoint_step": state.checkpoints[-1].body["step"]}
+        told |= {"steps": engine.recipe.train.steps}
     return told
 
 
@@ -131,7 +132,7 @@ def _detail(stage: dict[str, Any]) -> str:
     if stage.get("unsent_step") is not None:
         return f"step {stage['unsent_step']:,} waits here to be sent"
     if "checkpoint_step" in stage:
-        return f"goes on from step {stage['checkpoint_step']:,}"
+        return f"goes on from step {stage['checkpoint_step']:,} of {stage['steps']:,}"
     place = [f"in {stage['origin']}"] if stage.get("origin") else []
     return ", ".join([*place, *filter(None, [_metrics(stage)])])
 

@@ -115,7 +115,10 @@ class Engine:
     def file(self, planned: Planned, name: str) -> Path:
         """A verified file of a stage's result. Raises ValueError if there is no result yet."""
         if planned.result is None:
-            raise ValueError(f"{planned.stage.name} has no result yet: run `pipeline run` first")
+            raise ValueError(
+                f"{planned.stage.name} has no result yet in {self.store.place}: run `pipeline run` "
+                "first"
+            )
         store = planned.origin or self.store
         return store.blob(planned.result.body["files"][name]["digest"])
 

@@ -76,7 +76,8 @@ def run(context: Context) -> dict[str, object]:
     with led(size) as leader:
         with leader.all("build", job.tree()):
             trainer = prepared(job, leader.team)
-        for line in opening(trainer, context.machine, len(job.tokens("train"))):
+        held = [len(job.tokens(split)) for split in ("train", "validation")]
+        for line in opening(trainer, context.machine, *held):
             context.note(line)
 
         def again() -> Trainer:
