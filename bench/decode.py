@@ -161,7 +161,7 @@ def main() -> None:
     options = parser.parse_args()
     device = resolve_device(options.device)
     ways, precision = ",".join((*WAYS, "fused-late")), options.precision
-    if device.type == "cpu":  # as pipeline/weights.py has it; and one thread waits for no other
+    if device.type == "cpu":  # as pipeline/weights.py has it for small models
         ways, precision = "plain,graph", "fp32" if precision == "auto" else precision
         torch.set_num_threads(1)
     model = GPT(SIZES[options.size], options.vocab)

@@ -30,15 +30,13 @@ def load_model(recipe: Recipe, vocab_size: int, weights: Path, machine: Machine)
 def for_writing(machine: Machine, recipe: Recipe, vocab_size: int) -> Machine:
     """The machine as it writes one text fastest, where it was told nothing else.
 
-    On a CPU a token is one vector a layer: converting the weights to bfloat16 would take longer
-    than using them, and in a small model threads would wait for each other most of the time (a
-    hundred times as long as they work, if something else runs on the machine).
+    On a CPU a token is one vector a layer. In a small model that is less work than turning it into
+    bfloat16 and back is worth, and threads would wait for each other most of the time; a large one
+    is read from memory once a token, and in bfloat16 there is half of it
+    (bench/results/decode-cpu.json).
     """
-    if resolve_device(machine.device).type != "cpu":
-        return machine
     small = recipe.model.parameters(vocab_size) < _SMALL
-    return replace(
-        machine,
-        precision="fp32" if machine.precision == "auto" else machine.precision,
-        threads=machine.threads or (1 if small else 0),
-    )
+    if not small or resolve_device(machine.device).type != "cpu":
+        return machine
+    precision = "fp32" if machine.precision == "auto" else machine.precision
+    return replace(machine, precision=precision, threads=machine.threads or 1)
