@@ -24,7 +24,7 @@ OFTEN = {"tiny": 60.0, "small": 60.0, "medium": 600.0, "large": 1800.0}
 
 # of the stated peak, at 768 wide and more: bench/results/gpu-training.json, 407 and 414 of 989
 _MEASURED = {"H100 SXM": 0.41}
-_WIDTHS = (256, 768, 1024)  # that were measured there
+_WIDTHS = (768, 1024)  # that were measured there
 # assumed of the others. An H200 has the H100's chip; other trainers reach 0.39 to 0.56 on an A100
 # and 0.85 on an RTX 4070; a T4 and an L4 get 70 W, which do not feed their peaks for long
 _ASSUMED = {"H200": 0.41, "A100 SXM4": 0.45, "A100 PCIE": 0.45, "Tesla T4": 0.2, "L4": 0.2}
@@ -101,17 +101,18 @@ def on_gpu(
     assert peak is not None, card
     micro_batch, recompute = _room(recipe, precision, memory or card.memory, gpus)
     share, measured = _share(card, recipe.model.width)
-    reached = share * peak.flops * (gpus * _TEAM if gpus > 1 else 1)
-    reached /= _RECOMPUTING if recompute else 1
+    each = share * peak.flops
+    reached = each * (gpus * _TEAM if gpus > 1 else 1) / (_RECOMPUTING if recompute else 1)
+    training = _of_model(recipe) / reached + _of_muon(recipe) / each  # which no GPU shares out
     measured = measured and gpus == 1 and not recompute
     basis = f"{100 * share:.2g} % of {peak.flops / 1e12:g} TFLOP/s in {precision}"
-    if _STEP * recipe.train.steps > operations(recipe) / reached:
-        basis, measured = f"{1000 * _STEP:.2g} ms a step", False
+    if (least := _STEP * recipe.train.steps) > training:
+        basis, measured, training = f"{1000 * _STEP:.2g} ms a step", False, least
     return _estimate(
         recipe,
         corpus,
+        training,
         reached,
-        _STEP,
         fits="recomputing" if recompute else "yes" if micro_batch else "no",
         micro_batch=micro_batch,
         basis=f"{basis}, {'measured' if measured else 'assumed'}",
@@ -126,6 +127,7 @@ def on_cpu(recipe: Recipe, cores: int, precision: str, corpus: int | None = None
     return _estimate(
         recipe,
         corpus,
+        operations(recipe) / (cores * core),
         cores * core,
         fits="not computed",
         micro_batch=0,
@@ -158,10 +160,9 @@ def _room(recipe: Recipe, precision: str, memory: float, gpus: int) -> tuple[int
 
 
 def _estimate(
-    recipe: Recipe, corpus: int | None, reached: float, step: float = 0.0, **told
+    recipe: Recipe, corpus: int | None, training: float, reached: float, **told
 ) -> Estimate:
-    """For a machine that does ``reached`` operations a second, and a step in ``step`` at best."""
-    training = max(operations(recipe) / reached, step * recipe.train.steps)
+    """For ``training`` seconds, where ``reached`` operations of a model a second are done."""
     others = _STARTS
     if corpus is not None:
         # three forward passes over the validation split: as much as training on it once
@@ -188,14 +189,18 @@ def passes(recipe: Recipe, corpus: int) -> float:
 
 def operations(recipe: Recipe) -> float:
     """Of the whole training, as the MFU counts them, and those of Muon besides."""
-    model = tokens(recipe) * flops_per_token(recipe.model, recipe.tokenizer.vocab_size)
-    return float(model + recipe.train.steps * _muon(recipe))
+    return _of_model(recipe) + _of_muon(recipe)
 
 
-def _muon(recipe: Recipe) -> int:
-    """Operations by which Muon orthogonalises, in a step: five times three products a matrix."""
+def _of_model(recipe: Recipe) -> float:
+    each = flops_per_token(recipe.model, recipe.tokenizer.vocab_size)
+    return float(tokens(recipe) * each)
+
+
+def _of_muon(recipe: Recipe) -> float:
+    """Those by which it orthogonalises: five times three products for each matrix in each step."""
     if recipe.train.optimizer != "muon":
-        return 0
+        return 0.0
     shape, total = recipe.model, 0
     for side in (
         *[shape.width] * 4,
@@ -203,7 +208,7 @@ def _muon(recipe: Recipe) -> int:
     ):  # queries, keys, values, out; up, down
         short, long = sorted((shape.width, side))
         total += 5 * (4 * short**2 * long + 2 * short**3)
-    return shape.layers * total
+    return float(recipe.train.steps * shape.layers * total)
 
 
 # what is sent, and what the disk holds

@@ -99,12 +99,12 @@ class Loop:
         self._settle()
         self.late, step = report, report.step
         self._tell_events()
+        self.meter.lap(step)  # before anything waits for this step
         if step % self.train.eval_every == 0 or step == self.train.steps:
             self._settle()
             self._look(step)
         if self.read is None:  # something must be shown
             self._settle()
-        self.meter.lap(step)
         self._show(step)
         self.context.needs("step", time.monotonic() - began)
         stopping = self.context.stopping()
@@ -277,7 +277,7 @@ class Loop:
         self.context.went_back(step)
         line = {"step": step, "back_from": diverged.step, "loss": number(diverged.loss)}
         returns = self.journal.back(files, {**line, "peak": factor})
-        self.meter.restart(step)
+        self.meter.restart()
         self.segment = Segment(self.trainer, self.meter, returns)
         self.saved_at = time.monotonic()
         self.context.note(

@@ -42,23 +42,19 @@ class Meter:
         model = trainer.model
         self.flops = flops_per_token(model.config, model.vocab_size)
         self.peak = peaks.known(self.device, self.dtype)
-        self.started = self.marked = time.monotonic()
-        self.first: int | None = None  # the step at the last mark
-        self.unmarked = 2  # steps before the first mark
+        self.started = time.monotonic()
+        self.restart()
         self.speed: float | None = None
         self.early = True  # no second has passed yet
         self.memory = memory(self.device)
 
     def lap(self, step: int) -> None:
-        """A step was asked for and the one before is done: measure anew if a second has passed.
-
-        The first may have been compiled, and was waited for; from the second on it is one a lap.
-        """
+        """A step was asked for and the one before is done: measure anew if a second has passed."""
         now = time.monotonic()
         if self.first is None:
-            self.unmarked -= 1
-            if not self.unmarked:
-                self.restart(step)
+            self.laps += 1
+            if self.laps == 2:  # the first may have been compiled, and is waited for
+                self.first, self.marked = step, now
         elif (whole := now - self.marked >= _WINDOW) or self.early:
             self.speed = (step - self.first) * self.tokens / max(now - self.marked, 1e-9)
             self.memory = memory(self.device)
@@ -66,11 +62,12 @@ class Meter:
                 self.first, self.marked, self.early = step, now, False
         if self.peak is None and now - self.started >= _SETTLED:
             self.peak = peaks.measured(self.device, self.dtype)
-            self.restart(step)  # that was no training
+            self.restart()  # that was no training
 
-    def restart(self, step: int) -> None:
-        """The run goes on from another step."""
-        self.first, self.marked = step, time.monotonic()
+    def restart(self) -> None:
+        """Begin to measure anew: the run goes on from another step, or has done something else."""
+        self.first: int | None = None  # the step at the last mark, and when that was
+        self.marked, self.laps = math.nan, 0
 
     def utilisation(self, speed: float | None) -> float | None:
         """The share of the peak that a speed is; None while there is no peak."""

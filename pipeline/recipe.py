@@ -126,6 +126,7 @@ class Recipe:
 
 # options of the command line that people look for in the recipe
 _OF_THE_MACHINE = {item.name for item in dataclasses.fields(Machine)} - {"checkpoint_seconds"}
+_OF_THE_MACHINE |= {"checkpoint_every", "stop_after"}
 
 _SECTIONS = {
     "data": DataConfig,
@@ -165,9 +166,10 @@ def load(
     try:
         return from_tree({"size": size, **tree})
     except ValueError as error:
-        section, _, rest = str(error).partition(".")
-        values = laid_over.get(section)
-        if isinstance(values, dict) and rest.split(" ")[0] in values:
+        key = str(error).split(" ")[0]
+        section, _, name = key.partition(".")
+        values, typed = laid_over.get(section), {each.partition("=")[0] for each in settings}
+        if isinstance(values, dict) and name in values and key not in typed:
             raise ValueError(f"{file}: {error}") from None
         raise
 
@@ -208,6 +210,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _merge(tree: dict[str, dict[str, Any]], given: dict[str, Any], origin: str) -> None:
     for section, values in given.items():
         if not isinstance(values, dict):
+            if section in _OF_THE_MACHINE:
+                raise ValueError(f"{origin}: {_of_the_machine(section, section)}")
             near = None if section in _SECTIONS else _nearest("", section, _keys())
             if near is None:
                 raise ValueError(f"{origin}: {section} must be a section, such as [train]")
@@ -246,8 +250,8 @@ def _field(key: str) -> tuple[str, dataclasses.Field]:
         return known[key]
     section, _, name = key.rpartition(".")
     if name in _OF_THE_MACHINE:
-        hint = f"it is no matter of the recipe but of the machine: --{name.replace('_', '-')}"
-    elif near := _nearest(section, name, known):
+        raise ValueError(_of_the_machine(key, name))
+    if near := _nearest(section, name, known):
         hint = f"did you mean {near}?"
     elif section in _SECTIONS:
         names = (item.name for item in dataclasses.fields(_SECTIONS[section]))
@@ -255,6 +259,11 @@ def _field(key: str) -> tuple[str, dataclasses.Field]:
     else:
         hint = f"sections are {', '.join(_SECTIONS)}"
     raise ValueError(f"unknown setting {key!r}: {hint}")
+
+
+def _of_the_machine(key: str, name: str) -> str:
+    option = f"--{name.replace('_', '-')}"
+    return f"unknown setting {key!r}: it is no matter of the recipe but of the machine: {option}"
 
 
 def _nearest(section: str, name: str, known: Iterable[str]) -> str | None:

@@ -272,10 +272,10 @@ def settled(machine: Machine, size: int, recipe: Recipe, vocab_size: int) -> Mac
         sharding = "on" if memory and needed > ROOM * memory else "off"
     if sharding == "on" and (batch := recipe.train.batch) % size:
         fewer = max(count for count in range(1, size) if batch % count == 0)
+        way_out = f"--processes {fewer}" if fewer > 1 else "--sharding off"
         raise ValueError(
             f"train.batch is {batch}, and where processes share the weights out (--sharding) it "
-            f"must be a multiple of them: --processes {fewer}, or another train.batch, which "
-            "begins a new run"
+            f"must be a multiple of them: {way_out}, or another train.batch, which begins a new run"
         )
     threads = machine.threads
     if device.type == "cpu":

@@ -40,7 +40,8 @@ def test_durations(text, seconds):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0s"), (60, "1m"), (5400, "1h30m"), (90.5, "1m30.5s"), (7200, "2h")]
+    ("seconds", "text"),
+    [(0, "0s"), (60, "1m"), (5400, "1h30m"), (90.5, "1m30.5s"), (1.1 * 3600, "1h6m")],
 )
 def test_durations_are_spelled_as_they_are_read(seconds, text):
     assert spelled(seconds) == text

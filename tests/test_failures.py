@@ -1,13 +1,16 @@
 """What people see of work that failed, that nobody does, and that they leave behind."""
 
+import itertools
 import json
 
 import pytest
 from commands import TOY, pipeline
 from pipelines import run, toy_engine
 
+from pipeline.cli import metrics as verb
 from pipeline.engine import log
-from pipeline.engine.log import Entry, fold
+from pipeline.engine.engine import Engine
+from pipeline.engine.log import Claim, Entry, fold
 from pipeline.engine.remembered import latest, remember
 from pipeline.errors import Interrupted
 
@@ -32,9 +35,24 @@ def test_a_failed_stage_is_called_failed_and_why(failed):
     assert "failed: " in pipeline("log", "train", "--store", failed).out
 
 
-def test_following_a_failed_run_ends(failed):
+def test_following_ends_when_the_run_fails(failed, monkeypatch):
+    """One that had failed before may be on its way again: somebody is waited for."""
+    engine = _latest(toy_engine(failed, "nothing"))
+    key, slept = engine.plan()[3].key, itertools.count(1)
+
+    def sleep(_):
+        if next(slept) == 3:
+            claim = Claim.take(engine.store, key, log.read(engine.store, key), "a-1-x", {})
+            claim.release("once more", failed=True)
+
+    monkeypatch.setattr(verb.time, "sleep", sleep)
     told = pipeline("metrics", "--follow", "--store", failed)
-    assert told.code == 1 and "error: the training has failed: " in told.err
+    assert told.code == 1 and told.err.count("nobody works on this run, and it has failed: ") == 1
+    assert told.err.endswith("error: the training has failed: once more\n")
+
+
+def _latest(engine):
+    return Engine(engine.store, latest(engine.store))
 
 
 def test_work_that_goes_on_is_not_failed_any_more():
@@ -59,6 +77,27 @@ def test_a_new_run_tells_of_the_one_that_it_leaves_behind(tmp_path, corpus):
     assert any(f"`pipeline adopt {each[:12]}`" in printed for each in key)
     _, printed = run(first, "train")
     assert "unfinished" not in printed  # it goes on with its own
+
+
+def test_it_tells_of_none_that_cannot_be_adopted_and_of_none_that_it_cannot_read(tmp_path, corpus):
+    first = toy_engine(tmp_path / "s", corpus)
+    asked = iter([False] * 4)
+    run(first, "encode")
+    with pytest.raises(Interrupted, match="checkpoint written at step"):
+        run(first, stopping=lambda: next(asked, True))
+    for setting in (
+        "model.layers=2",
+        "train.optimizer=muon",
+        "train.steps=1",
+        "data.validation=0.3",
+    ):
+        _, printed = run(toy_engine(tmp_path / "s", corpus, setting), "train")
+        assert "unfinished" not in printed, setting
+    key = next(item for item in first.plan() if item.stage.name == "train").key
+    for file in first.store.disk.path(f"log/{key}").iterdir():
+        file.write_bytes(b"{")
+    _, printed = run(toy_engine(tmp_path / "s", corpus, "train.lr=0.002"), "train")
+    assert "unfinished" not in printed
 
 
 def test_the_last_run_is_the_one_that_was_started_last(tmp_path, corpus):

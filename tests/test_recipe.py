@@ -194,6 +194,7 @@ def test_a_mistake_is_answered_with_key_value_and_what_is_allowed(setting, words
     [
         ("[train]\nsteps = 'x'", "own.toml: train.steps = 'x': it must be a whole number"),
         ("steps = 5", "own.toml: steps must stand in a section: did you mean train.steps?"),
+        ("keep = 5", "own.toml: unknown setting 'keep': it is no matter of the recipe but of the"),
         ("[train]\nsteps = -5", "own.toml: train.steps = -5 is out of range"),
         ("[train]\nstep = 5", "own.toml: unknown setting 'train.step': did you mean train.steps?"),
         ("[modle]\nlayers = 5", "own.toml: unknown setting 'modle.layers': did you mean model.la"),

@@ -38,7 +38,8 @@ def duration(text: str) -> float:
 
 def spelled(seconds: float) -> str:
     """A duration as an option takes it: 5400 is 1h30m."""
-    hours, seconds = divmod(seconds, 3600)
-    minutes, seconds = divmod(seconds, 60)
-    parts = ((hours, "h"), (minutes, "m"), (seconds, "s"))
-    return "".join(f"{number:g}{unit}" for number, unit in parts if number) or "0s"
+    minutes, seconds = divmod(round(seconds, 3), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    parts = [f"{hours}h"] * bool(hours) + [f"{minutes}m"] * bool(minutes)
+    rest = f"{seconds:.3f}".rstrip("0").rstrip(".")
+    return "".join(parts) + (f"{rest}s" if rest != "0" or not parts else "")

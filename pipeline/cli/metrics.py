@@ -19,6 +19,7 @@ from pipeline.ui import human_bytes
 _COLUMNS = ("step", "loss", "gradient norm", "lr", "tokens/s", "memory", "MFU", "")
 _WIDTHS = (10, 9, 13, 10, 9, 10, 7, 0)
 _LOOK_EVERY = 2.0, 10.0  # seconds: a store in a directory, and one elsewhere
+_SELDOM = 30  # looks at the log, to one at who is there
 
 Lines = Iterator[dict[str, Any]]
 
@@ -95,10 +96,10 @@ def _files(engine: Engine, train: Planned, after: int) -> list[Path]:
 def _follow(engine: Engine) -> Lines:
     """Lines as checkpoints bring them, until there is a result.
 
-    Raises ValueError once the training has failed. While nobody works on it that is said, once, and
+    Raises ValueError if the training fails meanwhile. That nobody works on it is said once, and
     somebody is waited for.
     """
-    reached, seen, said = 0, tuple[log.Entry, ...](), False
+    reached, seen, nobody, before_us = 0, tuple[log.Entry, ...](), _Nobody(engine), True
     while True:
         train = _train(engine)
         before, seen = seen, train.state.entries if train.state else ()
@@ -109,23 +110,37 @@ def _follow(engine: Engine) -> Lines:
             reached = line["step"]
         if train.result is not None:
             return
-        if train.state and (why := train.state.failure):
+        why, failed_before, before_us = train.state and train.state.failure, before_us, False
+        if why and not failed_before:
             raise ValueError(f"the training has failed: {why}")
         while True:
-            if not said and not any(_worked_on(engine, stage) for stage in engine.plan()):
-                said = True
-                words = "nobody works on this run: waiting for somebody (Ctrl-C ends this)"
-                click.echo(words, err=True)
+            nobody.look(why)
             time.sleep(_LOOK_EVERY[engine.store.remote is not None])
             if not train.key or len(log.read(engine.store, train.key).entries) > len(seen):
                 break
 
 
-def _worked_on(engine: Engine, planned: Planned) -> bool:
-    owner = planned.state.owner if planned.state else None
-    if owner is None or not planned.key:
-        return False
-    return presence(engine.store, planned.key, owner)["state"] != "interrupted"
+class _Nobody:
+    """Says, once, that nobody works on a run; a look in so many, since it costs several reads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.looks, self.alone, self.said = engine, 0, 0, False
+
+    def look(self, failed: str | None) -> None:
+        self.looks += 1
+        if self.said or (self.looks % _SELDOM and not self.alone and self.looks > 2):
+            return
+        self.alone = 0 if any(map(self._worked_on, self.engine.plan())) else self.alone + 1
+        if self.alone == 2:  # between two stages there is nobody for a moment
+            self.said = True
+            why = f", and it has failed: {failed}. Waiting" if failed else ": waiting"
+            click.echo(f"nobody works on this run{why} for somebody (Ctrl-C ends this)", err=True)
+
+    def _worked_on(self, planned: Planned) -> bool:
+        owner = planned.state.owner if planned.state else None
+        if owner is None or not planned.key:
+            return False
+        return presence(self.engine.store, planned.key, owner)["state"] != "interrupted"
 
 
 # showing

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import signal
+import stat
 import sys
 import time
 import traceback
@@ -68,7 +69,8 @@ class Asked:
         if not self.times:
             self.times, self._first = 1, time.monotonic()
             words = f"\nstopping as soon as all is saved (Ctrl-C again: {self.again})\n"
-            os.write(2, words.encode())
+            with contextlib.suppress(OSError):  # nobody may hear it any more
+                os.write(2, words.encode())
         elif number in self.second and time.monotonic() - self._first > TWICE:
             self.times = 2
             self.twice()
@@ -81,16 +83,18 @@ def stop_on_signals() -> Callable[[], bool]:
     for number in _SIGNALS:
         signal.signal(number, asked.handle)
     if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:
-        terminal = [number for number in range(3) if os.isatty(number)]
-        signal.signal(_HANGUP, lambda *told: (_without(terminal), asked.handle(*told)))
+        signal.signal(_HANGUP, lambda *told: (_say_nothing_more(), asked.handle(*told)))
     return lambda: asked.times > 0
 
 
-def _without(terminal: list[int]) -> None:
-    """Say nothing more to a terminal that is gone: each word would be an error, and end us."""
+def _say_nothing_more() -> None:
+    """But to files. The terminal is gone, and what we are piped to goes with it: each word would be
+    an error, and end us before all is saved."""
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in terminal:
-        os.dup2(nowhere, number)
+    for number in range(3):
+        with contextlib.suppress(OSError):
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                os.dup2(nowhere, number)
 
 
 def end_at_once() -> None:

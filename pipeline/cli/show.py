@@ -124,7 +124,7 @@ def _detail(stage: dict[str, Any]) -> str:
     if stage["state"] == "waiting":
         return f"for {', '.join(stage['for'])}"
     if "why" in stage:
-        return stage["why"]
+        return f"{stage['why']}{_from(stage)}"
     if stage["state"] in ("running", "silent"):
         parts = [how_far(stage["progress"])] if stage["progress"] else []
         parts += [f"by {stage['owner']}", f"on {stage['where']} since {moment(stage['since'])}"]
@@ -132,9 +132,16 @@ def _detail(stage: dict[str, Any]) -> str:
     if stage.get("unsent_step") is not None:
         return f"step {stage['unsent_step']:,} waits here to be sent"
     if "checkpoint_step" in stage:
-        return f"goes on from step {stage['checkpoint_step']:,} of {stage['steps']:,}"
+        return _from(stage).removeprefix("; ")
     place = [f"in {stage['origin']}"] if stage.get("origin") else []
     return ", ".join([*place, *filter(None, [_metrics(stage)])])
+
+
+def _from(stage: dict[str, Any]) -> str:
+    """Where an unfinished stage goes on from, behind other words."""
+    if "checkpoint_step" not in stage:
+        return ""
+    return f"; goes on from step {stage['checkpoint_step']:,} of {stage['steps']:,}"
 
 
 def _metrics(stage: dict[str, Any]) -> str:

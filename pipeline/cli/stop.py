@@ -42,10 +42,13 @@ def stop(why: str, as_json: bool, **options: Any) -> None:
         click.echo(f"nobody works on {'this run on ' * told_which}{store.place}", err=True)
     within = REMOTE_EVERY if store.remote else BEAT_EVERY
     for told in asked:
-        click.echo(
-            f"asked {told['owner']} ({told['where']}) to stop: {told['stage']} ends when its next "
-            f"step is done and saved; it looks every {within:.0f} s"
+        then = (
+            f"{told['stage']} ends when its next step is done and saved; it looks every "
+            f"{within:.0f} s"
+            if told["state"] == "running"
+            else f"it is silent, and stops if it still works on {told['stage']}"
         )
+        click.echo(f"asked {told['owner']} ({told['where']}) to stop: {then}")
 
 
 def _ask(store: Store, key: str, why: str) -> list[dict[str, Any]]:

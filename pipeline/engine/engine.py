@@ -210,7 +210,7 @@ class Engine:
         stage, digests = planned.stage, planned.record["inputs"]
         work = Work(self.store, stage, planned.key, planned.state, session)
         fresh = stage.name == "train" and not work.candidates
-        if fresh and (words := unfinished(self.store, planned.key, planned.record)):
+        if fresh and (words := unfinished(work.brisk, planned.key, planned.record)):
             session.ui.note(f"{stage.name}: {words}")
         report = session.counting(stage)
         paths = self.store.side_by_side(

@@ -22,14 +22,12 @@ from pipeline.engine.log import Claim, Entry, State
 from pipeline.engine.remembered import remember
 from pipeline.engine.settle import without_bytes
 from pipeline.engine.transfer import carry, worked_on
+from pipeline.engine.unfinished import reshaped
 from pipeline.errors import Lost
 from pipeline.store.locks import machine_id
 from pipeline.store.storage import Report
 from pipeline.store.store import Store
 from pipeline.ui import age
-
-# settings of the model that change neither the shape of a tensor nor what its numbers mean
-_SAME_SHAPE = ("context", "dropout", "attention_dropout", "rope_base", "zero_init")
 
 
 @dataclass(frozen=True)
@@ -190,16 +188,12 @@ def adoptable(
 def _check_shape(old: Old, planned: Planned, stores: tuple[Store, ...], so: str) -> None:
     before, after = (old.state.record or {}), (planned.record or {})
     was, now = before["recipe"], after["recipe"]
-    for name in sorted(was.keys() & now.keys()):
-        section, _, field = name.partition(".")
-        shapes = section == "model" and field not in _SAME_SHAPE
-        if old.state.result is None:  # a checkpoint holds the optimizer's tensors, too
-            shapes = shapes or name == "train.optimizer"
-        if shapes and was[name] != now[name]:
-            raise ValueError(
-                f"{name} is {was[name]} there and {now[name]} here: these are tensors of another "
-                f"shape or meaning, and {so}"
-            )
+    # a checkpoint holds the optimizer's tensors, too
+    if (name := reshaped(was, now, optimizer=old.state.result is None)) is not None:
+        raise ValueError(
+            f"{name} is {was[name]} there and {now[name]} here: these are tensors of another "
+            f"shape or meaning, and {so}"
+        )
     vocabularies = {_vocabulary(record["inputs"], stores) for record in (before, after)} - {None}
     if len(vocabularies) == 2:
         raise ValueError(

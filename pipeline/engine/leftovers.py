@@ -39,6 +39,10 @@ class Item:
 def in_store(store: Store, before: float) -> Iterator[Item]:
     """Records last written before a time by the store's clock that nobody needs any more."""
     yield from _beats(store, store.records, before, here=False)
+    for name in store.insist(lambda: store.names("stop")):  # whoever lives heeds it in seconds
+        found = store.stat(f"stop/{name}")
+        if found is not None and found[1] <= before:
+            yield Item("request to stop", f"stop/{name}", found[0])
     if store.remote is not None:  # a directory's own temporary files are this machine's
         for folder, what in (("probe", "probe"), ("tmp", _TEMPORARY)):
             for name in store.names(folder):

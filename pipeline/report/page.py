@@ -116,9 +116,10 @@ def training(facts: Facts) -> Html:
         rows["last validation loss"] = f"{looks[-1]['loss']:.4f}"
         rows["best validation loss"] = f"{best['loss']:.4f} at step {best['step']:,}"
     if trained := facts.metrics("train"):
-        parts = trained["segments"]
+        parts = trained.get("segments", [])  # older results have none
+        each = parts or [trained]
         rows["computed on"] = ", then ".join(
-            dict.fromkeys(f"{part['device']} in {part['precision']}" for part in parts)
+            dict.fromkeys(f"{part['device']} in {part['precision']}" for part in each)
         )
         if returns := sum(part["rollbacks"] for part in parts):
             rows["returns after divergence"] = (
