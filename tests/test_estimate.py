@@ -70,7 +70,7 @@ def test_a_step_takes_its_time_however_little_is_in_it():
 
 def test_muon_has_its_share_of_a_small_step():
     """As it was on two cores: bench/results/small.json."""
-    told = measured("small")["segments"][1]["tokens_per_second"]
+    told = measured("small")["runs"][1]["segments"][1]["tokens_per_second"]
     found = on_cpu(of("small"), 2, "bf16").tokens_per_second
     assert told < found < 1.3 * told
     assert found < 0.75 * on_cpu(of("small", "train.optimizer=adamw"), 2, "bf16").tokens_per_second
