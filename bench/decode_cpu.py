@@ -2,34 +2,22 @@
 
     python bench/decode_cpu.py
 
-Weights are random. Each row is the median of five times so many tokens, one at a time, behind a
-prompt of 16; the rows of a size take turns. What pipeline/weights.py chooses rests on this.
+Weights are random. Each row is the median of five times so many tokens, one at a time, as
+bench/decode.py reads them; the rows of a size take turns. What pipeline/weights.py chooses rests on
+this.
 """
 
 import statistics
-import time
 
 import torch
 from common import save
+from decode import step_seconds
 
 from model.generate import Reader
 from model.gpt import GPT
 from pipeline import recipe
 
 TURNS, TOKENS = 5, {"tiny": 64, "small": 64, "medium": 24, "large": 8}
-
-
-@torch.no_grad()
-def speed(model: GPT, tokens: int) -> float:
-    """Tokens a second."""
-    reader = Reader(model)
-    reader(torch.zeros(1, 16, dtype=torch.long))
-    id_11 = torch.zeros(1, 1, dtype=torch.long)
-    reader(id_11)
-    start = time.perf_counter()
-    for _ in range(tokens):
-        reader(id_11)
-    return tokens / (time.perf_counter() - start)
 
 
 def frozen(size: str, dtype: torch.dtype) -> GPT:
@@ -48,7 +36,7 @@ def main() -> None:
         for _ in range(TURNS):
             for dtype, threads in cases:
                 torch.set_num_threads(threads)
-                found[dtype, threads].append(speed(models[dtype], tokens))
+                found[dtype, threads].append(1 / step_seconds(Reader(models[dtype]), tokens))
         for (dtype, threads), speeds in found.items():
             told = {"size": size, "type": str(dtype), "threads": threads}
             rows.append(told | {"tokens_per_second": round(statistics.median(speeds), 1)})

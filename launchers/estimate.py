@@ -202,10 +202,8 @@ def _of_muon(recipe: Recipe) -> float:
     if recipe.train.optimizer != "muon":
         return 0.0
     shape, total = recipe.model, 0
-    for side in (
-        *[shape.width] * 4,
-        *[shape.feed_forward] * 2,
-    ):  # queries, keys, values, out; up, down
+    # queries, keys, values, out; up, down
+    for side in (*[shape.width] * 4, *[shape.feed_forward] * 2):
         short, long = sorted((shape.width, side))
         total += 5 * (4 * short**2 * long + 2 * short**3)
     return float(recipe.train.steps * shape.layers * total)

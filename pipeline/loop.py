@@ -334,9 +334,9 @@ def _next_of(step: int, every: int) -> int:
 
 def _mean_speed(segments: list[dict[str, Any]]) -> int | None:
     """Tokens a second of a whole run, whoever computed its parts."""
-    speeds = [(each["to"] - each["from"] + 1, each["tokens_per_second"]) for each in segments]
-    seconds = sum(steps / speed for steps, speed in speeds if speed)
-    return round(sum(steps for steps, _ in speeds) / seconds) if seconds else None
+    tokens = sum(each["tokens_per_second"] * each["seconds"] for each in segments)
+    seconds = sum(each["seconds"] for each in segments)
+    return round(tokens / seconds) if seconds else None
 
 
 def _write_segments(segments: list[dict[str, Any]], path: Path) -> None:

@@ -99,8 +99,8 @@ def _follow(engine: Engine) -> Lines:
     Raises ValueError if the training fails meanwhile. That nobody works on it is said once, and
     somebody is waited for.
     """
-    reached, seen, nobody, before_us = 0, tuple[log.Entry, ...](), _Nobody(engine), True
-    while True:
+    reached, seen, nobody = 0, tuple[log.Entry, ...](), _Nobody(engine)
+    for looks in itertools.count():
         train = _train(engine)
         before, seen = seen, train.state.entries if train.state else ()
         backs = [entry.body.get("back_to", reached) for entry in seen[len(before) :]]
@@ -110,8 +110,8 @@ def _follow(engine: Engine) -> Lines:
             reached = line["step"]
         if train.result is not None:
             return
-        why, failed_before, before_us = train.state and train.state.failure, before_us, False
-        if why and not failed_before:
+        why = train.state and train.state.failure
+        if why and looks:  # at the first, it had failed before
             raise ValueError(f"the training has failed: {why}")
         while True:
             nobody.look(why)

@@ -6,15 +6,13 @@ it is: two clocks are compared, and no decision rests on it.
 """
 
 import os
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from pipeline.engine.beat import REMOTE_DEAD_AFTER, Watch, asked_to_stop
+from pipeline.engine.beat import Watch, asked_to_stop, young
 from pipeline.engine.log import Entry
 from pipeline.store.locks import machine_id
 from pipeline.store.store import Store
-from pipeline.ui import age
 
 TAKEN_OVER = "taken over by the next `pipeline run`"
 
@@ -31,7 +29,7 @@ def presence(store: Store, key: str, claim: Entry) -> dict[str, Any]:
     if not alive:
         state = "interrupted"
     else:
-        state = "running" if here or _young(last.get("at")) else "silent"
+        state = "running" if here or young(last.get("at")) else "silent"
     return {
         "state": state,
         "owner": claim.body["owner"],
@@ -49,13 +47,6 @@ def where(claim: Entry) -> str:
     host = claim.body["owner"].rsplit("-", 2)[0]
     device = claim.body.get("machine", {}).get("device")
     return f"{host}, {device}" if device and device != "auto" else host
-
-
-def _young(at: str | None) -> bool:
-    """Was it a moment ago, or is it still to come by a clock that goes wrong?"""
-    with suppress(ValueError, TypeError):
-        return age(at or "") < REMOTE_DEAD_AFTER
-    return False
 
 
 def life(told: dict[str, Any]) -> str:

@@ -64,8 +64,8 @@ def describe(engine: Engine, planned: Planned) -> dict[str, Any]:
     elif state.checkpoints or told["unsent_step"] is not None:
         told |= {"state": "interrupted"}
     if state.checkpoints:
-        told |= {"checkpoint_step": state.checkpoints[-1].body["step"]}
-        told |= {"steps": engine.recipe.train.steps}
+        step, steps = state.checkpoints[-1].body["step"], engine.recipe.train.steps
+        told |= {"checkpoint_step": step, "steps": steps}
     return told
 
 
@@ -124,24 +124,24 @@ def _detail(stage: dict[str, Any]) -> str:
     if stage["state"] == "waiting":
         return f"for {', '.join(stage['for'])}"
     if "why" in stage:
-        return f"{stage['why']}{_from(stage)}"
+        return "; ".join(filter(None, [stage["why"], _goes_on(stage)]))
     if stage["state"] in ("running", "silent"):
         parts = [how_far(stage["progress"])] if stage["progress"] else []
         parts += [f"by {stage['owner']}", f"on {stage['where']} since {moment(stage['since'])}"]
         return ", ".join([*parts, *filter(None, [life(stage)])])
     if stage.get("unsent_step") is not None:
         return f"step {stage['unsent_step']:,} waits here to be sent"
-    if "checkpoint_step" in stage:
-        return _from(stage).removeprefix("; ")
+    if words := _goes_on(stage):
+        return words
     place = [f"in {stage['origin']}"] if stage.get("origin") else []
     return ", ".join([*place, *filter(None, [_metrics(stage)])])
 
 
-def _from(stage: dict[str, Any]) -> str:
-    """Where an unfinished stage goes on from, behind other words."""
+def _goes_on(stage: dict[str, Any]) -> str:
+    """Where an unfinished stage goes on from, if it has a checkpoint."""
     if "checkpoint_step" not in stage:
         return ""
-    return f"; goes on from step {stage['checkpoint_step']:,} of {stage['steps']:,}"
+    return f"goes on from step {stage['checkpoint_step']:,} of {stage['steps']:,}"
 
 
 def _metrics(stage: dict[str, Any]) -> str:

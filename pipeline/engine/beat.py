@@ -33,6 +33,7 @@ from pipeline.hashing import canonical
 from pipeline.redact import redacted
 from pipeline.store.locks import machine_id
 from pipeline.store.store import Store
+from pipeline.ui import age
 
 try:
     import fcntl
@@ -98,6 +99,14 @@ class Beat:
             "progress": self.progress,
         }
         self.store.records.replace(self.name, json.dumps(beat).encode())
+
+
+def young(at: str | None) -> bool:
+    """Was a beat a moment ago, or is it still to come by a clock that goes wrong? For people: two
+    clocks are compared."""
+    with contextlib.suppress(ValueError, TypeError):
+        return age(at or "") < REMOTE_DEAD_AFTER
+    return False
 
 
 def bury(store: Store, key: str, claim: Entry) -> None:

@@ -10,11 +10,10 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline.engine import keys, log
-from pipeline.engine.beat import REMOTE_DEAD_AFTER, Watch
+from pipeline.engine.beat import Watch, young
 from pipeline.engine.log import State
 from pipeline.errors import StoreError
 from pipeline.store.store import Store
-from pipeline.ui import age
 
 _FEW = 4  # differences; a run with more is another undertaking
 _WITHIN = 5.0  # seconds
@@ -74,8 +73,4 @@ def _alive(store: Store, key: str, state: State) -> bool:
     if state.owner is None:
         return False
     watch = Watch(store, key, state.owner)
-    if not watch.alive():
-        return False
-    with suppress(ValueError, TypeError):
-        return age(watch.last().get("at") or "") < REMOTE_DEAD_AFTER
-    return False
+    return watch.alive() and young(watch.last().get("at"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 _HELD = ".held"  # in a folder; locked while it is in use
-DAY, _MINUTE = 24 * 3600.0, 60.0
+_DAY, _MINUTE = 24 * 3600.0, 60.0
 
 
 def machine_id() -> str:
@@ -86,7 +86,7 @@ def abandoned(folder: Path) -> bool | None:
         return None
 
 
-def patience(folder: Path, grace: float = DAY) -> float:
+def patience(folder: Path, grace: float = _DAY) -> float:
     """Seconds that a folder which processes hold stays after its newest file; endless if one does.
 
     A minute if the one that held it died on this machine, since its lock is taken a moment after it
@@ -97,7 +97,7 @@ def patience(folder: Path, grace: float = DAY) -> float:
     if gone is False:
         return math.inf
     if gone is None:
-        return max(grace, DAY)
+        return max(grace, _DAY)
     with contextlib.suppress(OSError):
         if (folder / _HELD).read_text() == machine_id():
             return _MINUTE
