@@ -132,6 +132,14 @@ def test_the_time_also_ends_other_stages(tmp_path, corpus):
     assert state.result is None and state.owner is None
 
 
+def test_a_program_reads_how_far_a_stopped_run_is(tmp_path, corpus):
+    words = ("encode", "--store", tmp_path / "store", "--data", corpus, "--json")
+    said = pipeline("run", *words, "--stop-after", "0.001s")
+    told = json.loads(said.out)
+    assert said.code == 75 and told["stopped"].startswith("stopped after 0.001s: ")
+    assert [stage["state"] for stage in told["stages"].values()] == ["to run", "waiting", "waiting"]
+
+
 # asked from elsewhere
 
 

@@ -71,6 +71,9 @@ def run(stage: str, stop_after: float | None, dry_run: bool, as_json: bool, **op
         ui.close()
         stopped = f"stopped {stopping.why}".strip()
         click.echo(f"{stopped}: {interrupted}. Go on with: {again()}", err=True)
+        if as_json:
+            told = {"stopped": f"{stopped}: {interrupted}"}
+            click.echo(json.dumps({**told, **show.status(engine, _plan(engine, stage))}))
         raise SystemExit(EXIT_INTERRUPTED) from None
     finally:
         ui.close()
@@ -124,9 +127,12 @@ def _stopping(after: float | None) -> Stopping:
     return Stopping(lambda: False, after, f"after {spelled(after)}")
 
 
+def _plan(engine: Engine, upto: str) -> list[Planned]:
+    return engine.plan()[: NAMES.index(upto) + 1]
+
+
 def _dry_run(engine: Engine, upto: str, as_json: bool) -> None:
-    plan = engine.plan()
-    plan = plan[: 1 + [planned.stage.name for planned in plan].index(upto)]
+    plan = _plan(engine, upto)
     why = {
         planned.stage.name: show.explain(engine, planned, show.other_logs(engine, planned))
         for planned in plan
