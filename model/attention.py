@@ -82,12 +82,14 @@ class Attention(nn.Module):
         if self.in_one and cache is None and self.q_norm is None and not dropout:
             y_BTHK = self.in_one(qkv_BTNK, self.heads, *rotary)
             return self.out(y_BTHK.flatten(2))
-        q_BTHK, k_BTHK, v_BTHK = qkv_BTNK.split(self.heads, dim=2)
+        qk_BTNK, v_BTHK = qkv_BTNK.split((2 * self.heads, self.heads), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
-            q_BTHK = self.q_norm(q_BTHK, x_BTD.dtype)
-            k_BTHK = self.k_norm(k_BTHK, x_BTD.dtype)
-        turn_T1K = tuple(table_TK[:, None] for table_TK in rotary)
-        parts = rotate(q_BTHK, *turn_T1K), rotate(k_BTHK, *turn_T1K), v_BTHK
+            q_BTHK, k_BTHK = qk_BTNK.split(self.heads, dim=2)
+            normed = self.q_norm(q_BTHK, x_BTD.dtype), self.k_norm(k_BTHK, x_BTD.dtype)
+            qk_BTNK = torch.cat(normed, dim=2)
+        # together, because a small model's time on a GPU goes by the number of kernels
+        turned_BTNK = rotate(qk_BTNK, *(table_TK[:, None] for table_TK in rotary))
+        parts = (*turned_BTNK.split(self.heads, dim=2), v_BTHK)
         q_BHTK, k_BHTK, v_BHTK = (part.transpose(1, 2) for part in parts)
         past = 0
         if cache is not None:

@@ -43,5 +43,6 @@ def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     the same up to a permutation of channels, and halves are contiguous in memory.
     """
     first, second = x_BHTK.chunk(2, dim=-1)
-    cos, sin = cos_TK.chunk(2, dim=-1)[0], sin_TK.chunk(2, dim=-1)[0]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    # turned by a right angle; all else is a weighted sum of the two
+    across_BHTK = torch.cat((-second, first), dim=-1)
+    return torch.addcmul(x_BHTK * cos_TK, across_BHTK, sin_TK)
