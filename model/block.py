@@ -48,7 +48,7 @@ class Block(nn.Module):
         layer: int = 0,
         masks: Masks | None = None,
     ) -> Tensor:
-        """The stream x keeps its float32; each branch computes in ``dtype``.
+        """The stream x keeps its type; each branch computes in ``dtype``.
 
         ``masks`` are those of this block.
         """

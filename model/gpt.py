@@ -36,8 +36,9 @@ class GPT(nn.Module):
     al. 2016, arXiv:1604.06174): of each block stays its input alone, for a third more work.
     ``compiled`` says whether training runs through torch.compile: the same formulas in fewer passes
     over memory, for half a minute before the first step. What is compiled are a few blocks, which
-    serve for all, because blocks differ in their weights alone. All three are settings of the
-    machine, not of the model: the same weights run in any. So is ``attend_in_one``.
+    serve for all, because blocks differ in their weights alone. In bfloat16 the stream between them
+    is then bfloat16, too: it is most of what a pass over memory reads. All three are settings of
+    the machine, not of the model: the same weights run in any. So is ``attend_in_one``.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int, seed: int = 0) -> None:
@@ -169,6 +170,8 @@ class GPT(nn.Module):
         recompute = self.recompute and train
         run = compiled(_run_some) if self.compiled and train else _run_some
         some = _TOGETHER if self.compiled and not recompute else 1
+        if self.compiled and train and self.compute_dtype == torch.bfloat16:
+            x_BTD = x_BTD.to(self.compute_dtype)
         for first in range(0, len(self.blocks), some):
             blocks = tuple(self.blocks[first : first + some])
             theirs = [masks.of_block(first + i) if masks else None for i in range(len(blocks))]

@@ -1,8 +1,9 @@
 """The two small layers that everything else is made of: a matrix product and a norm.
 
 Both keep their weights in float32 and compute in the type of what flows in. That is all there is
-to mixed precision here: no autocast decides behind one's back, the residual stream stays float32,
-and a norm's output type (see ``Norm``) is where each branch goes down to bfloat16.
+to mixed precision here: no autocast decides behind one's back, the residual stream stays float32
+(see ``GPT.compiled`` for where it does not), and a norm's output type (see ``Norm``) is where each
+branch goes down to bfloat16.
 
 Shape suffixes, here and in every file of this folder: B batch, T time (tokens), D width,
 H heads, K head size, F feed-forward width, V vocabulary. Then N what was put together (tokens of

@@ -114,6 +114,40 @@ def test_compiled_training_gives_the_same_curve_and_compiles_a_few_blocks():
     assert torch.equal(again.state()["model.embedding.weight"], kept)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "seen"),
+    [
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float32),  # ends at 65,504, and the stream is a sum
+    ],
+)
+def test_the_stream_is_as_narrow_as_the_branches_only_in_compiled_bfloat16(
+    monkeypatch, dtype, seen
+):
+    monkeypatch.setattr("model.gpt.compiled", lambda function: function)
+    run = trainer(TRAIN, SHAPE)
+    model, types = run.model, []
+    model.compute_dtype = dtype
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda _, inputs: types.append(inputs[0].dtype))
+
+    def stream_in(compiled: bool) -> set[torch.dtype]:
+        types.clear()
+        model.compiled = compiled
+        ids_BT = torch.arange(8)[None]
+        model.loss(ids_BT, ids_BT).backward()
+        return set(types)
+
+    assert stream_in(compiled=False) == {torch.float32}
+    assert stream_in(compiled=True) == {seen}
+    assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
+    with torch.no_grad():
+        types.clear()
+        model.token_losses(torch.arange(8)[None], torch.arange(8)[None])
+    assert set(types) == {torch.float32}
+
+
 def test_a_machine_without_a_c_compiler(monkeypatch):
     """On a GPU Triton needs one; here it is torch's own for CPUs that does."""
     from torch._inductor import config
