@@ -41,8 +41,8 @@ def step_ms(reader: Fast, place: int, steps: int) -> float:
 
 def sweep(model: GPT, limit_ms: float, steps: int) -> list[dict[str, Any]]:
     rows = []
-    sizes = ((4096, 4, 16), (8192, 4, 16), (8192, 8, 16), (16_384, 8, 16), (8192, 4, 8))
-    tried = [(*size, early) for size in sizes for early in (True, False)]
+    sizes = [(16_384, 8, 16), (16_384, 8, 8), (16_384, 16, 16), (32_768, 16, 16), (8192, 4, 16)]
+    tried = [(*sizes[0], False), *((*size, True) for size in sizes)]
     last = model.config.context - 2
     for tile, warps, splits, early in tried:
         changed = {"_TILE": tile, "_WARPS": warps, "_SPLITS": splits}
@@ -52,7 +52,7 @@ def sweep(model: GPT, limit_ms: float, steps: int) -> list[dict[str, Any]]:
         row = {"tile": tile, "warps": warps, "splits": splits, "early": early}
         rows.append(row | {"step_ms": round(near, 4), "full_context_ms": round(far, 4)})
         print(
-            f"tile {tile:5} warps {warps} splits {splits:2} early {early!s:5}  "
+            f"tile {tile:5} warps {warps:2} splits {splits:2} early {early!s:5}  "
             f"{near:.4f} ms ({limit_ms / near:.1%} of the limit), full context {far:.4f} ms",
             flush=True,
         )
