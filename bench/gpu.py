@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,36 @@ def worker(options: argparse.Namespace) -> None:
         losses = [step() for _ in range(int(steps))]
         last = losses[-1].item()  # waits for all
         seconds = (time.perf_counter() - start) / int(steps)
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
-    told = {"tokens_per_second": shape.tokens / seconds, "seconds_a_step": seconds}
-    told |= {"first_step_after": ready, "peak_bytes": peak, "losses": [first, last]}
+        told = {"tokens_per_second": shape.tokens / seconds, "seconds_a_step": seconds}
+        told |= {"first_step_after": ready, "losses": [first, last]}
+        if device.type == "cuda":
+            told["peak_bytes"] = torch.cuda.max_memory_allocated()
+        if size != "large":  # has so many kernels that listing them takes longer than training
+            told["kernels"] = kernels(step)
     print(json.dumps(told))
+
+
+KINDS = {
+    "products": ("nvjet", "gemm", "cutlass", "splitK"),
+    "attention": ("sdpa", "flash", "cudnn"),
+}
+
+
+def kernels(step: Step) -> dict[str, dict[str, float]]:
+    """How many kernels of which kind a step is made of, and how long they take."""
+    from torch.autograd import DeviceType
+    from torch.profiler import profile
+
+    with profile(acc_events=True) as profiler:
+        step().item()
+    told = {kind: {"count": 0, "seconds": 0.0} for kind in (*KINDS, "all others")}
+    for event in profiler.events():
+        if event.device_type == DeviceType.CUDA:
+            kinds = (kind for kind, words in KINDS.items() if any(w in event.name for w in words))
+            kind = told[next(kinds, "all others")]
+            kind["count"] += 1
+            kind["seconds"] += event.time_range.elapsed_us() / 1e6
+    return told
 
 
 def contender(who: str, shape: Shape, device: torch.device, folder: str) -> Step:
@@ -288,7 +315,8 @@ def measured(part: Run, options: argparse.Namespace) -> dict[str, Any]:
         told = part(options)
     except Exception as error:  # the others are worth having without it
         told = {"failed": f"{type(error).__name__}: {error}"}
-    return {**told, "seconds_of_this_part": round(time.monotonic() - start, 1)}
+    seconds = round(time.monotonic() - start, 1)
+    return {**told, "seconds_of_this_part": seconds, "date": datetime.now(UTC).date().isoformat()}
 
 
 def kept(device: str) -> dict[str, Any]:
