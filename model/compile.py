@@ -17,5 +17,5 @@ def compiled(function: Callable) -> Callable:
     """The same function, compiled."""
     # torch gives up compiling, and says so in a log only, after eight shapes; we have two for each
     # size of a micro-batch, two more for the rest of a step, and may halve it several times
-    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.cache_size_limit = 64  # its newer name is not known to torch 2.6
     return torch.compile(function, dynamic=False)

@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.gpt import GPT
+from model.shortage import short_of_memory
 
 _SMALL = 1 << 18  # numbers; below it a message of its own costs more than a copy
 
@@ -92,7 +93,9 @@ class Replicas(Team):
         said = None
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not short_of_memory(error):
+                raise
             said = str(error)
         found = torch.tensor([said is not None, step, -step])
         dist.all_reduce(found, dist.ReduceOp.MAX)

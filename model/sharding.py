@@ -22,6 +22,7 @@ from torch import Tensor
 
 from model.gpt import GPT
 from model.parallel import Replicas, Spread, local, local_part
+from model.shortage import short_of_memory
 
 
 class Shards(Replicas):
@@ -52,7 +53,9 @@ class Shards(Replicas):
     def agreed(self, step: int) -> Iterator[None]:
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not short_of_memory(error):
+                raise
             said = str(error).partition("\n")[0]
             raise ValueError(
                 f"step {step + 1:,} does not fit into the memory of process {self.rank + 1} of "

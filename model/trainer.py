@@ -29,6 +29,7 @@ from model.late import Late
 from model.optimizer import AdamW, Muon, lr_share
 from model.parallel import Team, local
 from model.scaler import Scaler
+from model.shortage import short_of_memory
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ class Trainer:
                 voted = self.team.size > 1
                 self.team.add_up(loss, self.model)
                 return loss, self._clip()
-            except torch.OutOfMemoryError as error:
-                if voted:
+            except RuntimeError as error:
+                if voted or not short_of_memory(error):
                     raise
                 said = str(error).partition("\n")[0]
             # not above: there the error still holds all that its frames do
@@ -189,7 +190,8 @@ class Trainer:
 
     def _moved(self, rows: np.ndarray) -> Tensor:
         """On the device; from pinned memory, because the host waits for copies from any other."""
-        tensor = torch.from_numpy(rows)
+        # as it lies on the device: of rows with gaps another copy would be made, that is not pinned
+        tensor = torch.from_numpy(np.ascontiguousarray(rows))
         if self.device.type != "cuda":
             return tensor.to(self.device)
         return tensor.pin_memory().to(self.device, non_blocking=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 
+from model.compile import compiled
 from model.config import ModelConfig, TrainConfig
 from pipeline.cards import flops_per_token
 
@@ -101,7 +102,7 @@ def _no_compiler(device: torch.device) -> str:
     neither. Cost: seconds, most of which the first block would take in its place.
     """
     try:
-        torch.compile(lambda x: (x * x + 1).sum())(torch.ones(64, device=device))
+        compiled(lambda x: (x * x + 1).sum())(torch.ones(64, device=device))
     except Exception as error:  # whatever it is, it is not worth the run
         return f"torch.compile does not work here ({_said(error)})"
     return ""

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from model.shortage import short_of_memory
 from model.trainer import Trainer
 from pipeline.errors import StoreError
 from pipeline.hashing import canonical, digest
@@ -98,7 +99,9 @@ def _trial(trainer: Trainer) -> Fits:
         trainer.model.recompute, held = recompute, True
         try:
             trainer.rehearse(size)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not short_of_memory(error):
+                raise
             held = False
         gc.collect()
         torch.cuda.empty_cache()

@@ -58,6 +58,9 @@ class Nobody:
     def all(self, what: str, *facts: Any) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
 
 class Leader:
     """Tells the others what all do now. ``crew`` are the processes that it has started itself."""
@@ -70,9 +73,16 @@ class Leader:
     def all(self, what: str, *facts: Any) -> Iterator[None]:
         """What is done within, the others do as well. Raises ValueError if one of them is gone."""
         self.together = False
+        with self.waiting():
+            tell(what, *facts)
+            yield
+        self.together = True
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What is waited for within needs the others. Raises ValueError if one of them is gone."""
         with self.crew or contextlib.nullcontext():
             try:
-                tell(what, *facts)
                 yield
             except torch.OutOfMemoryError:
                 raise
@@ -80,7 +90,6 @@ class Leader:
                 if why := self._gone(error):
                     raise ValueError(why) from error
                 raise
-        self.together = True
 
     def _gone(self, error: RuntimeError) -> str:
         if self.crew is not None:

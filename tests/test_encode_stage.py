@@ -14,7 +14,7 @@ from encoding import SIZE, Case
 from model import cores as cores_module
 from model import cut
 from model.bpe import Tokenizer
-from pipeline.cli.process import OUT_OF_MEMORY
+from model.shortage import short_of_memory
 from pipeline.data import shards
 from pipeline.errors import Interrupted
 from pipeline.stages import encode
@@ -139,7 +139,7 @@ def test_a_killed_process_is_not_told_to_train_in_smaller_steps(tmp_path):
     """As one is that torch refuses memory."""
     killed = how_it_ended(-signal.SIGKILL, tmp_path / "nothing")
     assert killed == "was killed by signal 9, as systems do that have no memory left"
-    assert not OUT_OF_MEMORY.search(killed)
+    assert not short_of_memory(RuntimeError(killed))
 
 
 def test_a_workers_error_is_this_processs(case):

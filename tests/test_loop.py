@@ -1,5 +1,6 @@
 """The training loop: who computed what, going back when the loss runs away, what is said."""
 
+import contextlib
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from pipeline import recipe
 from pipeline.errors import Interrupted
 from pipeline.loop import Loop
 from pipeline.stage import Context
+from pipeline.team import Nobody
 
 VOCAB, STEPS = 270, 12
 TOKENS = {"validation_bytes": 600, "validation_tokens": 300}
@@ -200,6 +202,26 @@ def test_ending_is_measured(tmp_path):
 
 
 # what the trainer says
+
+
+def test_whoever_waits_for_a_step_is_watched(tmp_path, monkeypatch):
+    """A step is a sum over all processes, and on GPUs one that lacks a process never ends."""
+
+    class Watched(Nobody):
+        watched = False
+
+        @contextlib.contextmanager
+        def waiting(self):
+            self.watched = True
+            yield
+            self.watched = False
+
+    leader, waits = Watched(), []
+    read = Late.item
+    monkeypatch.setattr("pipeline.loop.Nobody", lambda: leader)
+    monkeypatch.setattr(Late, "item", lambda late: (waits.append(leader.watched), read(late))[1])
+    Runs(tmp_path).run()
+    assert len(waits) == 2 * STEPS and all(waits)
 
 
 def test_each_event_is_said_once(tmp_path):

@@ -50,6 +50,9 @@ def test_a_step_does_not_wait_for_the_device(trainer):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert 0 < report.loss < 10
+    torch.cuda._sleep(1 << 32)  # seconds
+    run.run_step()
+    assert not torch.cuda.current_stream().query(), "something that torch does not know of waited"
 
 
 def test_a_step_is_read_without_waiting_for_what_was_asked_since(trainer):

@@ -78,17 +78,33 @@ def test_without_gradients_nothing_is_recomputed() -> None:
 # --- out of memory -------------------------------------------------------------------------------
 
 
+# as torch, its libraries, a kernel that is loaded late and the compiler say it
+SHORT = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+)
+
+
 class Small:
     """Memory that ends where it is told: before, within or behind the backward pass of a slice."""
 
-    def __init__(self, run: Trainer, too_large: Callable[[int, int], bool], where: str) -> None:
-        self.run, self.too_large, self.where = run, too_large, where
+    def __init__(
+        self,
+        run: Trainer,
+        too_large: Callable[[int, int], bool],
+        where: str,
+        error: RuntimeError = SHORT[0],
+    ) -> None:
+        self.run, self.too_large, self.where, self.error = run, too_large, where, error
         self.backward, self.clip = run._backward, run._clip
         run._backward, run._clip = self._backward, self._clip
 
     def _refuse(self, size: int, first: int) -> None:
         if self.too_large(size, first):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")
+            raise type(self.error)(str(self.error))
 
     def _backward(self, first: int, last: int) -> Tensor:
         if self.where == "before":
@@ -122,6 +138,7 @@ def test_out_of_memory_is_as_if_told_smaller_slices_from_that_step_on(
         broken,
         lambda of, at: broken.step >= step and of > size and (at >= first or where == "clipped"),
         where,
+        draw.choice(SHORT),
     )
     seen = losses(broken, 8)
     expected = losses(wise, step)
@@ -184,5 +201,9 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     run = trainer()
     run._clip = lambda: 1 / 0
     with pytest.raises(ZeroDivisionError):
+        run.run_step()
+    run = trainer()
+    Small(run, lambda *_: True, "before", RuntimeError("CUDA error: an illegal memory access"))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
         run.run_step()
     assert run.events == []

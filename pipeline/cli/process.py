@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -16,13 +15,13 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
+from model.shortage import short_of_memory
 from pipeline.redact import redacted
 
 EXIT_INTERRUPTED = 75  # sysexits.h EX_TEMPFAIL: the same command goes on
 TWICE = 0.5  # seconds within which two signals are one: timeout(1) and others send each twice
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _HANGUP = getattr(signal, "SIGHUP", None)  # the terminal is gone; Windows has none
-OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # as torch says it
 
 
 @contextlib.contextmanager
@@ -134,7 +133,7 @@ def run_command(command: click.Group, name: str) -> None:
         message = str(error)
         if os.environ.get("IGNITE_DEBUG"):
             _crash()
-        if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(message):
+        if short_of_memory(error):
             message = (
                 "not enough memory: take a smaller --micro-batch, --size or model.context "
                 f"({message.splitlines()[0] if message else 'MemoryError'})"
