@@ -19,8 +19,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from model.gpt import GPT
+from model.parallel import local
+from model.shortage import short_of_memory
 
 
 @dataclass(frozen=True)
@@ -71,28 +74,47 @@ def score(
 ) -> Score:
     """Score every token of a one-dimensional stream but its first; see the module docstring.
 
-    ``progress`` is told (tokens scored, tokens to score). The model is left in the mode it was in.
-    Raises ValueError if the stream has fewer than two tokens.
+    ``batch`` windows are read at once, or as many as there is memory for. ``progress`` is told
+    (tokens scored, tokens to score). The model is left in the mode it was in. Raises ValueError if
+    the stream has fewer than two tokens.
     """
     if len(tokens) < 2:
         raise ValueError(f"nothing to score: the split has {len(tokens)} token(s), needs 2")
-    device = model.embedding.weight.device
     was_training = model.training
     model.eval()
     total = len(tokens) - 1
     spans = windows(total, model.config.context, stride)
-    nats, done = 0.0, 0
-    for first in range(0, len(spans), batch):
-        group = spans[first : first + batch]
-        rows = np.stack([tokens[start : end + 1] for start, end, _ in group]).astype(np.int64)
-        rows_BT = torch.from_numpy(rows).to(device)
-        # all at once to the CPU: a GPU would be waited for row by row, and Apple's have no float64
-        losses_BT = model.token_losses(rows_BT[:, :-1], rows_BT[:, 1:]).cpu()
-        for row, (start, end, scored_from) in enumerate(group):
-            # float64: a sum over millions of tokens must not depend on how they were grouped
-            nats += losses_BT[row, scored_from - start :].double().sum().item()
-            done += end - scored_from
-        if progress is not None:
-            progress(done, total)
-    model.train(was_training)
+    nats, done, first = 0.0, 0, 0
+    try:
+        while first < len(spans):
+            group = spans[first : first + batch]
+            losses_BT = _losses(model, tokens, group)
+            if losses_BT is None:
+                batch = (len(group) + 1) // 2
+                torch.cuda.empty_cache()
+                continue
+            for row, (start, end, scored_from) in enumerate(group):
+                # float64: a sum over millions of tokens must not depend on how they were grouped
+                nats += losses_BT[row, scored_from - start :].double().sum().item()
+                done += end - scored_from
+            first += len(group)
+            if progress is not None:
+                progress(done, total)
+    finally:
+        model.train(was_training)
     return Score(nats, done)
+
+
+def _losses(model: GPT, tokens: np.ndarray, group: list[tuple[int, int, int]]) -> Tensor | None:
+    """[windows, T] on the CPU; nothing if there is no memory for so many, but for fewer perhaps."""
+    weight = model.embedding.weight
+    rows = np.stack([tokens[start : end + 1] for start, end, _ in group]).astype(np.int64)
+    rows_BT = torch.from_numpy(rows).to(weight.device)
+    try:
+        # all at once to the CPU: a GPU would be waited for row by row, and Apple's have no float64
+        return model.token_losses(rows_BT[:, :-1], rows_BT[:, 1:]).cpu()
+    except RuntimeError as error:
+        # processes that share the weights out read the same windows together
+        if len(group) == 1 or local(weight) is not weight or not short_of_memory(error):
+            raise
+        return None

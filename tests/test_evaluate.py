@@ -139,6 +139,35 @@ def test_the_batch_does_not_change_the_score(batch: int) -> None:
     assert result.nats == pytest.approx(reference.nats, rel=1e-6)
 
 
+@pytest.mark.parametrize("fits", [1, 2, 5])
+def test_what_memory_does_not_hold_at_once_is_read_in_parts(fits: int) -> None:
+    gpt, read = model(), []
+    works = gpt.token_losses
+
+    def small(inputs, targets):
+        if len(inputs) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        read.append(len(inputs))
+        return works(inputs, targets)
+
+    gpt.token_losses = small
+    told = score(gpt, tokens(200), stride=6, batch=16)
+    assert told.nats == pytest.approx(score(model(), tokens(200), stride=6).nats, rel=1e-6)
+    assert told.tokens == 199 and set(read[:-1]) == {{1: 1, 2: 2, 5: 4}[fits]}
+
+
+def test_one_window_that_does_not_fit_is_an_error_and_the_mode_is_left_as_found() -> None:
+    gpt = model().train()
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    gpt.token_losses = full
+    with pytest.raises(torch.OutOfMemoryError):
+        score(gpt, tokens(200), stride=6)
+    assert gpt.training
+
+
 def test_progress_ends_with_everything() -> None:
     told: list[tuple[int, int]] = []
     score(model(), tokens(200), stride=6, batch=4, progress=lambda *now: told.append(now))
