@@ -28,9 +28,9 @@ def in_steps(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """As model/attention.py does it where nothing is compiled."""
 
     def way(qkv_BTNK: Tensor, heads: int, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
-        q_BTHK, k_BTHK, v_BTHK = qkv_BTNK.split(heads, dim=2)
-        tables = cos_TK[:, None], sin_TK[:, None]
-        parts = rotate(q_BTHK, *tables), rotate(k_BTHK, *tables), v_BTHK
+        qk_BTNK, v_BTHK = qkv_BTNK.split((2 * heads, heads), dim=2)
+        turned_BTNK = rotate(qk_BTNK, cos_TK[:, None], sin_TK[:, None])
+        parts = (*turned_BTNK.split(heads, dim=2), v_BTHK)
         return attend(*(part.transpose(1, 2) for part in parts)).transpose(1, 2).contiguous()
 
     return way

@@ -1,7 +1,7 @@
 """Rotation and attention in one, compiled, for training on a CPU.
 
 What: `rotate` and `attention` of a whole layer and their gradient, by the kernels of
-model/fast/attend.py. Why: torch's own take twice as long in float32, and more than three times in
+model/fast/attend.py. Why: torch's own take twice as long in float32, and three to four times in
 bfloat16 (bench/attention.py). Each head is worked on by one thread, in an order that does not
 depend on how many there are, and so the bits that come out do not either.
 """
