@@ -146,3 +146,26 @@ def _step(
         return total
 
     return step
+
+
+KINDS = {
+    "products": ("nvjet", "gemm", "cutlass", "splitK"),
+    "attention": ("sdpa", "flash", "cudnn"),
+}
+
+
+def kernels(step: Step) -> dict[str, dict[str, float]]:
+    """How many kernels of which kind a step is made of, and how long they take."""
+    from torch.autograd import DeviceType
+    from torch.profiler import profile
+
+    with profile(acc_events=True) as profiler:
+        step().item()
+    told = {kind: {"count": 0, "seconds": 0.0} for kind in (*KINDS, "all others")}
+    for event in profiler.events():
+        if event.device_type == DeviceType.CUDA:
+            kinds = (kind for kind, words in KINDS.items() if any(w in event.name for w in words))
+            kind = told[next(kinds, "all others")]
+            kind["count"] += 1
+            kind["seconds"] += event.time_range.elapsed_us() / 1e6
+    return told

@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, ROOT, result_file, save
-from contenders import Shape, Step, nanogpt, ours
+from contenders import Shape, Step, kernels, nanogpt, ours
 
 MAIN = "from pipeline.cli.main import main; main()"
 MICRO_BATCH = {"tiny": 4, "medium": 32, "large": 8}  # all four contenders fit into 80 GB
@@ -87,29 +87,6 @@ def worker(options: argparse.Namespace) -> None:
         if size != "large":  # has so many kernels that listing them takes longer than training
             told["kernels"] = kernels(step)
     print(json.dumps(told))
-
-
-KINDS = {
-    "products": ("nvjet", "gemm", "cutlass", "splitK"),
-    "attention": ("sdpa", "flash", "cudnn"),
-}
-
-
-def kernels(step: Step) -> dict[str, dict[str, float]]:
-    """How many kernels of which kind a step is made of, and how long they take."""
-    from torch.autograd import DeviceType
-    from torch.profiler import profile
-
-    with profile(acc_events=True) as profiler:
-        step().item()
-    told = {kind: {"count": 0, "seconds": 0.0} for kind in (*KINDS, "all others")}
-    for event in profiler.events():
-        if event.device_type == DeviceType.CUDA:
-            kinds = (kind for kind, words in KINDS.items() if any(w in event.name for w in words))
-            kind = told[next(kinds, "all others")]
-            kind["count"] += 1
-            kind["seconds"] += event.time_range.elapsed_us() / 1e6
-    return told
 
 
 def contender(who: str, shape: Shape, device: torch.device, folder: str) -> Step:
