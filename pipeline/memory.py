@@ -1,7 +1,7 @@
 """What training takes of a GPU's memory by formula, and the micro-batch that is chosen for what.
 
 fit.py finds on a GPU that is there what fits; the formulas say it of one that is not, and without
-torch. They are for bfloat16 or float16, without torch.compile, which takes a tenth less (seen on an
+torch. They are for bfloat16 or float16, without torch.compile, which takes a sixth less (seen on an
 H100). docs/training.md writes them out; tests hold them against what torch keeps.
 """
 
