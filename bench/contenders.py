@@ -149,8 +149,8 @@ def _step(
 
 
 KINDS = {
+    "attention": ("sdpa", "flash", "fmha", "cudnn"),  # before products, which it may be made of
     "products": ("nvjet", "gemm", "cutlass", "splitK"),
-    "attention": ("sdpa", "flash", "cudnn"),
 }
 
 
@@ -163,7 +163,7 @@ def kernels(step: Step) -> dict[str, dict[str, float]]:
         step().item()
     told = {kind: {"count": 0, "seconds": 0.0} for kind in (*KINDS, "all others")}
     for event in profiler.events():
-        if event.device_type == DeviceType.CUDA:
+        if event.device_type == DeviceType.CUDA and not getattr(event, "is_user_annotation", False):
             kinds = (kind for kind, words in KINDS.items() if any(w in event.name for w in words))
             kind = told[next(kinds, "all others")]
             kind["count"] += 1

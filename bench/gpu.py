@@ -4,7 +4,7 @@
     python bench/gpu.py text.txt --toy                          on a CPU: does it still run?
 
 * training: tokens a second of medium and large beside nanoGPT of the same shape, and their MFU
-  against the product of two large random matrices, measured here;
+  against the product of two large random matrices, measured here; what kernels a step of medium is;
 * quality: `small` on TinyShakespeare, with its time, and the classic recipe beside it;
 * exactness: a run that is killed and goes on ends with the same bytes, with --deterministic;
 * precision: float16 with its scaler beside bfloat16 and float32, step by step.

@@ -1,8 +1,8 @@
 """Rotation and attention in one, compiled, for training on a CPU.
 
 What: `rotate` and `attention` of a whole layer and their gradient, by the kernels of
-model/fast/attend.py. Why: torch's own take twice as long in float32, and three to four times in
-bfloat16 (bench/attention.py). Each head is worked on by one thread, in an order that does not
+model/fast/attend.py. Why: torch's own kernel takes twice as long in float32, and about three times
+in bfloat16 (bench/attention.py). Each head is worked on by one thread, in an order that does not
 depend on how many there are, and so the bits that come out do not either.
 """
 

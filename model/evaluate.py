@@ -109,8 +109,8 @@ def _losses(model: GPT, tokens: np.ndarray, group: list[tuple[int, int, int]]) -
     """[windows, T] on the CPU; nothing if there is no memory for so many, but for fewer perhaps."""
     weight = model.embedding.weight
     rows = np.stack([tokens[start : end + 1] for start, end, _ in group]).astype(np.int64)
-    rows_BT = torch.from_numpy(rows).to(weight.device)
     try:
+        rows_BT = torch.from_numpy(rows).to(weight.device)
         # all at once to the CPU: a GPU would be waited for row by row, and Apple's have no float64
         return model.token_losses(rows_BT[:, :-1], rows_BT[:, 1:]).cpu()
     except RuntimeError as error:

@@ -24,7 +24,7 @@ from model.attention import Attention, KVCache
 from model.gpt import GPT
 from model.layers import Linear, Norm
 
-_TILE, _WARPS = 16_384, 8  # weights that a program asks for at once (32 KB), and by whom
+_TILE, _WARPS = 8192, 4  # weights that a program asks for at once (16 KB in 16 bits), and by whom
 _WIDEST = 4096  # columns of them; a program that normalises the stream needs the whole of it
 _SPLITS = 16  # parts of the past
 _PLACES = 64  # of the past, that a program looks at together

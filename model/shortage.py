@@ -7,7 +7,8 @@ compiler take memory beside it, and where that is not there, an error says so in
 import re
 
 _SAID = re.compile(
-    "out of memory|can't allocate memory|STATUS_ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED"
+    "out of memory|can't allocate memory|not enough memory: you tried to allocate"
+    "|STATUS_ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED"
 )
 
 

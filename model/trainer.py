@@ -157,7 +157,7 @@ class Trainer:
     def rehearse(self, size: int) -> None:
         """Take all the memory that a step in slices of ``size`` takes, and leave no trace of it.
 
-        Raises torch.OutOfMemoryError if it is not there.
+        Raises torch.OutOfMemoryError, or an error of the kinds of shortage.py, if it is not there.
         """
         here = [self.device] if self.device.type == "cuda" else []
         self.model.train()

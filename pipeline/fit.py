@@ -27,6 +27,7 @@ import torch
 from model.shortage import short_of_memory
 from model.trainer import Trainer
 from pipeline.errors import StoreError
+from pipeline.hardware import first_line
 from pipeline.hashing import canonical, digest
 from pipeline.machine import Machine
 from pipeline.memory import BUSY, SPARE, Fits, choose, halves
@@ -72,9 +73,11 @@ def _find(trainer: Trainer, machine: Machine) -> tuple[int, bool]:
     found = _recall(disk, name)
     if found is None:
         with _spared(device) as ours:
-            found = choose(halves(trainer.most_slots), config.context, asked, _trial(trainer))
+            said: list[str] = []
+            fits = _trial(trainer, said)
+            found = choose(halves(trainer.most_slots), config.context, asked, fits)
         if not found[0]:
-            raise ValueError(_too_small(config.context, asked, properties, ours))
+            raise ValueError(f"{_too_small(config.context, asked, properties, ours)} ({said[-1]})")
         if ours > ALONE:
             _remember(disk, name, found)
     return found
@@ -94,7 +97,9 @@ def _too_small(context: int, asked: str, card: Any, ours: float) -> str:
     )
 
 
-def _trial(trainer: Trainer) -> Fits:
+def _trial(trainer: Trainer, said: list[str]) -> Fits:
+    """Tries a size; what was said when it did not fit is added to ``said``."""
+
     def fits(size: int, recompute: bool) -> bool:
         trainer.model.recompute, held = recompute, True
         try:
@@ -102,6 +107,7 @@ def _trial(trainer: Trainer) -> Fits:
         except RuntimeError as error:
             if not short_of_memory(error):
                 raise
+            said.append(first_line(error))
             held = False
         gc.collect()
         torch.cuda.empty_cache()

@@ -119,7 +119,7 @@ class Loop:
         report, self.late = self.late, None
         if report is None:
             return
-        with self.leader.waiting():  # for a device, whose step is a sum over all
+        with self.leader.waiting():  # read here, and kept: it waits for a sum over all
             _ = report.loss, report.gradient_norm
         judge(report, self.trainer.model.vocab_size)
         self.losses.append(report.loss)

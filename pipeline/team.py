@@ -35,6 +35,7 @@ import torch
 import torch.distributed as dist
 
 from model.parallel import Replicas, Team, tell
+from model.shortage import short_of_memory
 from pipeline.errors import Interrupted
 from pipeline.hardware import first_line
 from pipeline.machine import Machine, precision_on, resolve_device, torchrun
@@ -84,10 +85,8 @@ class Leader:
         with self.crew or contextlib.nullcontext():
             try:
                 yield
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as error:
-                if why := self._gone(error):
+                if not short_of_memory(error) and (why := self._gone(error)):
                     raise ValueError(why) from error
                 raise
 

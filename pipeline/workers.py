@@ -118,8 +118,8 @@ class Workers:
 def how_it_ended(code: int, said: Path) -> str:
     """Of a process, as a part of a sentence: its exit code, and the file of what it said last.
 
-    The words are not those by which a command line knows torch's want of memory (cli/process.py):
-    what helps then is no help here.
+    The words are not those by which a command line knows torch's want of memory
+    (model/shortage.py): what helps then is no help here.
     """
     if code < 0:
         short = ", as systems do that have no memory left" if code == -9 else ""

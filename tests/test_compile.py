@@ -125,7 +125,8 @@ def test_compiled_training_gives_the_same_curve_and_compiles_a_few_blocks():
 def test_the_stream_is_as_narrow_as_the_branches_only_in_compiled_bfloat16(
     monkeypatch, dtype, seen
 ):
-    monkeypatch.setattr("model.gpt.compiled", lambda function: function)
+    for place in ("model.gpt.compiled", "model.loss.compiled"):
+        monkeypatch.setattr(place, lambda function: function)
     run = trainer(TRAIN, SHAPE)
     model, types = run.model, []
     model.compute_dtype = dtype

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +13,10 @@ from encoding import SIZE, Case
 from model import cores as cores_module
 from model import cut
 from model.bpe import Tokenizer
-from model.shortage import short_of_memory
 from pipeline.data import shards
 from pipeline.errors import Interrupted
 from pipeline.stages import encode
-from pipeline.workers import Workers, how_it_ended
+from pipeline.workers import Workers
 
 
 @pytest.mark.parametrize("size", [9, 100, SIZE, shards.SIZE])
@@ -133,13 +131,6 @@ def test_a_worker_that_is_killed_is_told_of_and_nothing_is_lost(case, monkeypatc
     encoded.clear()
     assert case.run() == case.expected()
     assert len(encoded) == len(case.planned()) - before
-
-
-def test_a_killed_process_is_not_told_to_train_in_smaller_steps(tmp_path):
-    """As one is that torch refuses memory."""
-    killed = how_it_ended(-signal.SIGKILL, tmp_path / "nothing")
-    assert killed == "was killed by signal 9, as systems do that have no memory left"
-    assert not short_of_memory(RuntimeError(killed))
 
 
 def test_a_workers_error_is_this_processs(case):

@@ -1,12 +1,17 @@
 """What people read: no secrets, and the fix."""
 
+from pathlib import Path
+
+import click
 import pytest
 import torch
 
 from pipeline.cli.duration import duration, spelled
+from pipeline.cli.process import run_command
 from pipeline.machine import Machine, resolve_device
 from pipeline.redact import redacted
 from pipeline.ui import human_bytes, human_seconds
+from pipeline.workers import how_it_ended
 
 CPU = torch.device("cpu")
 
@@ -84,3 +89,34 @@ def test_numbers_as_people_read_them():
         "7168.0 TiB",
     ]
     assert [human_seconds(s) for s in (0, 59.9, 61, 3600)] == ["0.0 s", "59.9 s", "1:01", "1:00:00"]
+
+
+KILLED = how_it_ended(-9, Path("nothing"))
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 B"), True),
+        (MemoryError(), True),
+        (ValueError("process 2 of 2 has ended: OutOfMemoryError: CUDA out of memory"), True),
+        # smaller steps are no help there
+        (ValueError(f"worker 1 of 2 {KILLED}"), False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_who_is_told_to_train_in_smaller_steps(capsys, monkeypatch, error, hint):
+    @click.command()
+    def fail():
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["fail"])
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}.reconfigure", lambda **_: None, raising=False)
+    with pytest.raises(SystemExit) as ended:
+        run_command(fail, "fail")
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and ("take a smaller --micro-batch" in said) == hint
+    assert str(error) in said

@@ -22,7 +22,7 @@ from pipeline.engine.stopping import Stopping
 from pipeline.errors import Interrupted
 from pipeline.loop import Loop
 from pipeline.machine import Machine
-from pipeline.team import Crew, processes, settled
+from pipeline.team import Crew, Leader, processes, settled
 
 ONE = replace(MACHINE, micro_batch=1, checkpoint_steps=3)
 TWO = replace(ONE, processes=2)
@@ -295,6 +295,25 @@ with crew:
         [sys.executable, "-c", source, tmp_path], env=root, text=True, capture_output=True
     )
     assert told.returncode == 1 and "error: process 2 of 2 was killed by signal 9" in told.stderr
+
+
+def test_whoever_waits_for_the_others_is_watched_and_told_who_is_gone():
+    class Alone:
+        """A crew of one that is gone."""
+
+        since, gone = None, staticmethod(lambda patience: "process 2 of 2 is gone")
+        __enter__, __exit__ = Crew.__enter__, Crew.__exit__
+
+    leader = object.__new__(Leader)
+    leader.crew = Alone()
+    with leader.waiting():
+        assert leader.crew.since is not None
+    assert leader.crew.since is None
+    with pytest.raises(ValueError, match="process 2 of 2 is gone"), leader.waiting():
+        raise RuntimeError("Connection closed by peer")
+    for short in ("CUDA out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"):
+        with pytest.raises(RuntimeError, match=short), leader.waiting():
+            raise RuntimeError(short)  # the trainer knows what to do
 
 
 def test_what_one_said_last_is_told(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from pipeline.engine.engine import Engine
 from pipeline.engine.log import Claim
 from pipeline.engine.remembered import remember
 from pipeline.engine.stopping import Stopping
-from pipeline.errors import Interrupted
+from pipeline.errors import Interrupted, StoreAway
 from pipeline.ui import Ui
 
 LONG = ["--set", "train.steps=1000000"]
@@ -138,6 +138,17 @@ def test_a_program_reads_how_far_a_stopped_run_is(tmp_path, corpus):
     told = json.loads(said.out)
     assert said.code == 75 and told["stopped"].startswith("stopped after 0.001s: ")
     assert [stage["state"] for stage in told["stages"].values()] == ["to run", "waiting", "waiting"]
+
+
+@pytest.mark.parametrize("error", [StoreAway("it cannot be reached"), Interrupted("stopped")])
+def test_a_program_hears_of_a_stop_although_the_store_is_away(tmp_path, corpus, monkeypatch, error):
+    def away(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pipeline.cli.show.status", away)
+    words = ("--store", tmp_path / "store", "--data", corpus, "--json", "--stop-after", "0.001s")
+    said = pipeline("run", *words)
+    assert said.code == 75 and [*json.loads(said.out)] == ["stopped"]
 
 
 # asked from elsewhere

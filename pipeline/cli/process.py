@@ -133,7 +133,7 @@ def run_command(command: click.Group, name: str) -> None:
         message = str(error)
         if os.environ.get("IGNITE_DEBUG"):
             _crash()
-        if short_of_memory(error):
+        if short_of_memory(error) or "OutOfMemoryError: " in message:  # another process's
             message = (
                 "not enough memory: take a smaller --micro-batch, --size or model.context "
                 f"({message.splitlines()[0] if message else 'MemoryError'})"

@@ -72,8 +72,10 @@ def run(stage: str, stop_after: float | None, dry_run: bool, as_json: bool, **op
         stopped = f"stopped {stopping.why}".strip()
         click.echo(f"{stopped}: {interrupted}. Go on with: {again()}", err=True)
         if as_json:
-            told = {"stopped": f"{stopped}: {interrupted}"}
-            click.echo(json.dumps({**told, **show.status(engine, _plan(engine, stage))}))
+            told: dict[str, Any] = {"stopped": f"{stopped}: {interrupted}"}
+            with contextlib.suppress(Interrupted, OSError, ValueError):  # a store may be away
+                told |= show.status(engine, _plan(engine, stage))
+            click.echo(json.dumps(told))
         raise SystemExit(EXIT_INTERRUPTED) from None
     finally:
         ui.close()
