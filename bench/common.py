@@ -57,9 +57,13 @@ def spread(values: list[float]) -> dict[str, float]:
     }
 
 
+def today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
 def save(name: str, result: dict[str, Any]) -> None:
     """Write ``results/<name>.json`` with the machine and the day."""
-    result = {**result, "date": datetime.now(UTC).date().isoformat(), "machine": machine()}
+    result = {**result, "date": today(), "machine": machine()}
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

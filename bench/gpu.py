@@ -25,13 +25,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, ROOT, result_file, save
+from common import RESULTS, ROOT, result_file, save, today
 from contenders import Shape, Step, kernels, nanogpt, ours
 
 MAIN = "from pipeline.cli.main import main; main()"
@@ -293,7 +292,7 @@ def measured(part: Run, options: argparse.Namespace) -> dict[str, Any]:
     except Exception as error:  # the others are worth having without it
         told = {"failed": f"{type(error).__name__}: {error}"}
     seconds = round(time.monotonic() - start, 1)
-    return {**told, "seconds_of_this_part": seconds, "date": datetime.now(UTC).date().isoformat()}
+    return {**told, "seconds_of_this_part": seconds, "date": today()}
 
 
 def kept(device: str) -> dict[str, Any]:

@@ -27,11 +27,12 @@ from common import save, spread
 from model.attention_fast import rotated_attention
 from model.batches import Batches
 from model.config import ModelConfig, TrainConfig
+from model.evaluate import score
 from model.gpt import GPT
 from model.trainer import Trainer
 
 LAYERS, WIDTH, CONTEXT, BATCH = 24, 128, 128, 8
-TRAINED, ROWS = 900_000, 400
+TRAINED, HELD_OUT = 900_000, 51_200
 
 
 class Narrow(GPT):
@@ -57,12 +58,8 @@ def one(corpus: Path, kind: type[GPT], seed: int, steps: int) -> dict[str, float
     trainer = Trainer(model, train, batches, micro_batch=BATCH, device=device)
     losses = [trainer.run_step().loss for _ in range(steps)]
     last = losses[-max(1, steps // 10) :]
-    ids = torch.from_numpy(text[TRAINED : TRAINED + ROWS * CONTEXT + 1].astype(np.int64))
-    inputs_BT, targets_BT = ids[:-1].view(ROWS, CONTEXT), ids[1:].view(ROWS, CONTEXT)
-    with torch.no_grad():
-        parts = zip(inputs_BT.split(50), targets_BT.split(50))
-        total = sum(model.eval().token_losses(*part).sum().item() for part in parts)
-    return {"trained": sum(last) / len(last), "held_out": total / targets_BT.numel()}
+    held_out = score(model, text[TRAINED : TRAINED + HELD_OUT + 1], stride=CONTEXT).loss
+    return {"trained": sum(last) / len(last), "held_out": held_out}
 
 
 def main() -> None:

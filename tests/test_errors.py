@@ -6,6 +6,7 @@ import click
 import pytest
 import torch
 
+from model.shortage import short_of_memory
 from pipeline.cli.duration import duration, spelled
 from pipeline.cli.process import run_command
 from pipeline.machine import Machine, resolve_device
@@ -92,6 +93,11 @@ def test_numbers_as_people_read_them():
 
 
 KILLED = how_it_ended(-9, Path("nothing"))
+
+
+def test_a_killed_process_is_told_of_without_what_torch_says_of_memory():
+    assert KILLED == "was killed by signal 9, as systems do that have no memory left"
+    assert not short_of_memory(RuntimeError(KILLED))
 
 
 @pytest.mark.parametrize(
